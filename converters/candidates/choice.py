@@ -1,0 +1,71 @@
+"""Which candidate wins: a pure decision over what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from converters.job import Written
+from converters.request import Candidate, VariantReport
+from edgert.manifest import Placement
+
+FLOATS = ("fp32", "fp16")
+NOISE = 0.02
+"""Timing ratios within this of each other count as equal: repeated runs of one file differ by as much."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One executed candidate: its gate value (1.0 is the original) and, where the time is real, its speed-up."""
+
+    variant: str
+    precision: str
+    gate: float
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes into the bundle of one profile, and why."""
+
+    chosen: str
+    reason: str
+    models: Mapping[str, Written]
+    reports: Sequence[VariantReport]
+    placements: Sequence[Placement]
+    candidates: Sequence[Candidate]
+    recipe: Mapping[str, object]
+
+
+def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judged | None, str]:
+    """Return the winner among `judged`, which are in the profile's order of preference, and the reason.
+
+    Only candidates within `max_drop` of the original count. Where times were measured the fastest wins, and an integer
+    candidate only if it is faster than every float one; where not, the profile's first.
+    """
+    held = [one for one in judged if one.gate >= 1.0 - max_drop]
+    if not held:
+        best = max(judged, key=lambda one: one.gate, default=None)
+        found = f"; the best, {best.variant}, has {metric} {best.gate:.4f}" if best else ""
+        return None, f"no candidate keeps {metric} within {max_drop:g} of the original{found}"
+    timed = [one for one in held if one.speedup is not None]
+    if len(timed) < len(held):
+        return held[0], f"{held[0].variant} is the first in the profile's order that holds the gate; its time is not measured here"
+    winner = max(timed, key=lambda one: one.speedup or 0.0)
+    floats = [one for one in timed if one.precision in FLOATS]
+    best_float = max(floats, key=lambda one: one.speedup or 0.0, default=None)
+    if best_float and winner is not best_float and (winner.speedup or 0) < (best_float.speedup or 0) * (1 + NOISE):
+        winner = best_float
+    dropped = [f"{one.variant} has {metric} {one.gate:.4f}" for one in judged if one not in held]
+    slower = [f"{one.variant} is {one.speedup:.2f}x" for one in timed if one is not winner]
+    why = "; ".join((*dropped, *slower))
+    return winner, f"{winner.variant} is the fastest that holds the gate, {winner.speedup:.2f}x the original" + (
+        f" ({why})" if why else ""
+    )
+
+
+def outcome(judged: Judged, winner: Judged | None, max_drop: float) -> str:
+    """Return what the table of candidates says of one of them."""
+    if judged is winner:
+        return "chosen"
+    if judged.gate < 1.0 - max_drop:
+        return "below the gate"
+    return "later in the profile's order" if judged.speedup is None else "slower"

@@ -1,0 +1,109 @@
+"""Candidates for a GPU profile: fp16 for devices with `shader-f16`, fp32 for the others, both in one bundle."""
+
+from converters.candidates import cpu
+from converters.candidates.choice import Choice
+from converters.candidates.npu import accelerator
+from converters.job import Job, Written
+from converters.quantize.fp16 import to_fp16
+from converters.request import Candidate, Check, VariantReport
+from edgert.errors import GateFailed, UsageError
+from edgert.manifest import Placement
+from edgert.profile import ProviderChoice
+from edgert.runtime.providers import ProviderDevice
+from edgert.runtime.session import Session
+
+HALVES = (
+    "the software GPU has no shader-f16: nodes and time are those of the fp32 graph on it, numerics of this file on the CPU"
+)
+
+
+def choose(job: Job) -> Choice:
+    """Run the float graph whole on the GPU, and the fp16 variant as far as this machine's GPU can."""
+    provider, device = accelerator(job)
+    wanted = [word for word in provider.precisions if job.request.precision in ("auto", word)]
+    if not wanted:
+        raise UsageError(
+            f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
+            f"its {provider.name} takes {', '.join(provider.precisions)}",
+        )
+    fallback, fallback_report, fallback_placement = cpu.fallback_variant(job)
+    models, reports, placements = {"fp32": fallback}, [fallback_report], [fallback_placement]
+    on_gpu = _run_fp32(job, provider, device, fallback)
+    reports.insert(0, on_gpu)
+    candidates = [Candidate("fp32", "fp32", job.gate(on_gpu.checks[0].outputs), None, "in the bundle")]
+    if "fp32" in wanted:
+        placements.insert(0, _placement(provider, "fp32"))
+    notes: tuple[str, ...] = ()
+    if "fp16" in wanted:
+        half, notes = _run_fp16(job, provider, device, on_gpu)
+        held = job.holds(job.gate(half[1].checks[0].outputs))
+        candidates.insert(
+            0,
+            Candidate("fp16", "fp16", job.gate(half[1].checks[0].outputs), None, "chosen" if held else "below the gate"),
+        )
+        if held:
+            models["fp16"] = half[0]
+            reports.insert(0, half[1])
+            placements.insert(0, _placement(provider, "fp16"))
+    if len(placements) == 1:
+        raise GateFailed(
+            f"profile '{job.profile.id}': fp16 has {job.request.metric} {candidates[0].gate:.4f}, below "
+            f"{1 - job.request.max_drop:g}",
+            "use --precision auto or fp32, or a larger --max-drop",
+        )
+    chosen = placements[0].variant
+    reason = f"{chosen} is the first in the profile's order that holds the gate; fp32 is for devices without shader-f16"
+    recipe = {"passes": job.float_graph("cpu").changes(), "kept_in_fp32": list(notes)}
+    return Choice(chosen, reason, models, reports, placements, candidates, recipe)
+
+
+def _placement(provider: ProviderChoice, precision: str) -> Placement:
+    return Placement(
+        precision,
+        provider.name,
+        provider.processor,
+        provider.options_for(precision),
+        provider.options_for(precision, emulated=True),
+    )
+
+
+def _run_fp32(job: Job, provider: ProviderChoice, device: ProviderDevice, written: Written) -> VariantReport:
+    job.progress(f"placing fp32 on {provider.name}")
+    options = provider.options_for("fp32", emulated=device.emulated)
+    session = Session.open(written.path, device, options=options, threads=job.request.threads)
+    limit = job.request.emulator_samples if device.emulated else None
+    try:
+        parity = job.compare({"fp32": session}, f"running fp32 on {provider.name}", limit)["fp32"]
+        latency = job.time_accelerator(device, session, "fp32")
+        samples = min(job.shared.samples.count, limit or job.shared.samples.count)
+        check = Check(provider.name, job.where(device), samples, parity)
+        report = VariantReport(
+            "fp32", "fp32", written.bytes, provider.name, job.where(device), session.nodes, [check], latency
+        )
+    finally:
+        session.close()
+    if not job.holds(job.gate(parity)):
+        raise GateFailed(
+            f"profile '{job.profile.id}': fp32 on {provider.name} has {job.request.metric} {job.gate(parity):.4f}",
+            "report this model with the provider's version (edgert doctor)",
+        )
+    return report
+
+
+def _run_fp16(
+    job: Job, provider: ProviderChoice, device: ProviderDevice, on_gpu: VariantReport
+) -> tuple[tuple[Written, VariantReport], tuple[str, ...]]:
+    """Return the fp16 variant with its report, and the nodes kept in fp32 with the reason for each."""
+    job.progress("converting to fp16")
+    model, kept = to_fp16(job.float_graph("cpu").model, job.ranges("cpu", "minmax"))
+    written = job.write(model, "fp16")
+    on_cpu = job.open_cpu(written.path)
+    try:
+        parity = job.compare({"fp16": on_cpu}, "comparing fp16 on the CPU")["fp16"]
+    finally:
+        on_cpu.close()
+    check = Check(cpu.CPU, "emulated", job.shared.samples.count, parity, note=HALVES if device.emulated else "")
+    report = VariantReport(
+        "fp16", "fp16", written.bytes, provider.name, on_gpu.where, on_gpu.nodes, [check], None, note=HALVES
+    )
+    return (written, report), kept

@@ -1,0 +1,210 @@
+"""Candidates for an NPU profile: integers first, then 16-bit activations, then fp16, each run on the NPU or its emulator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from converters.candidates import cpu
+from converters.candidates.choice import Choice
+from converters.job import Job, Written
+from converters.quantize.plan import plan_quantization, variant_class
+from converters.quantize.qdq import apply_qdq
+from converters.request import Candidate, Check, VariantReport
+from edgert.errors import BadInput, GateFailed, MissingDevice, UsageError
+from edgert.manifest import Placement
+from edgert.profile import ProviderChoice
+from edgert.runtime.providers import Absent, ProviderDevice, find_device
+from edgert.runtime.session import NodeAssignment, Session, UnsupportedNodes
+
+METHODS = {"int8": ("minmax", "percentile"), "w8a16": ("minmax",), "fp16": ("",)}
+ACTIVATION_BITS = {"int8": 8, "w8a16": 16}
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One candidate's fate: the report where it won, the refused nodes where the provider said no."""
+
+    candidate: Candidate
+    report: VariantReport | None = None
+    written: Written | None = None
+    method: str = ""
+    refused: tuple[NodeAssignment, ...] = ()
+
+
+def accelerator(job: Job) -> tuple[ProviderChoice, ProviderDevice]:
+    """Return the profile's first provider and the device, or its emulator, that is here; MissingDevice if none is."""
+    wanted = job.profile.providers[0]
+    found = find_device(wanted.name, allow_emulated=True)
+    if isinstance(found, Absent):
+        raise MissingDevice(
+            f"profile '{job.profile.id}' is verified on {wanted.name}, which is not here: {found.reason}", found.remedy
+        )
+    return wanted, found
+
+
+def choose(job: Job) -> Choice:
+    """Try the profile's precisions in order until one runs whole on the NPU and holds the gate.
+
+    Raises GateFailed that names every refused node, or the best accuracy found.
+    """
+    provider, device = accelerator(job)
+    _require_static(job)
+    attempts: list[_Attempt] = []
+    for precision in _wanted(job, provider):
+        for method in METHODS[precision]:
+            attempt = _attempt(job, provider, device, precision, method)
+            attempts.append(attempt)
+            if attempt.report and attempt.written:
+                return _choice(job, provider, attempt, attempts)
+            if attempt.refused:
+                break
+    raise _failure(job, provider, attempts)
+
+
+def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
+    found = [word for word in provider.precisions if job.request.precision in ("auto", word) and word in METHODS]
+    if not found:
+        raise UsageError(
+            f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
+            f"its {provider.name} takes {', '.join(provider.precisions)}",
+        )
+    return found
+
+
+def _require_static(job: Job) -> None:
+    free = job.float_graph("npu").free_dimensions
+    if free:
+        name, axis, label = free[0]
+        raise BadInput(
+            f"dimension {axis} ('{label}') of input '{name}' is not fixed, and profile '{job.profile.id}' needs static shapes",
+            f"give --shape {name}=… or calibration samples that all have one shape",
+        )
+
+
+def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precision: str, method: str) -> _Attempt:
+    name, model = _build(job, precision, method)
+    label = f"{name}-{method}" if method not in ("", "minmax") else name
+    written = job.write(model, name)
+    options = provider.options_for(precision, emulated=device.emulated)
+    job.progress(f"placing {label} on {provider.name}")
+    try:
+        session = Session.open(written.path, device, options=options, threads=job.request.threads)
+    except UnsupportedNodes as exc:
+        verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
+        return _Attempt(Candidate(precision, label, None, None, verdict), refused=tuple(exc.refused))
+    try:
+        return _judge(job, provider, device, session, written, _Label(precision, name, label, method))
+    finally:
+        session.close()
+
+
+@dataclass(frozen=True)
+class _Label:
+    precision: str
+    variant: str
+    shown: str
+    method: str
+
+
+def _judge(
+    job: Job, provider: ProviderChoice, device: ProviderDevice, session: Session, written: Written, label: _Label
+) -> _Attempt:
+    """Compare on the CPU over all samples, then on the NPU: over all where it is real, a few where it is emulated."""
+    checks: list[Check] = []
+    on_cpu = job.open_cpu(written.path)
+    try:
+        parity = job.compare({label.shown: on_cpu}, f"comparing {label.shown} on the CPU")[label.shown]
+    finally:
+        on_cpu.close()
+    checks.append(Check(cpu.CPU, "emulated", job.shared.samples.count, parity, note="the NPU's file on the host CPU"))
+    gate = job.gate(parity)
+    if not job.holds(gate):
+        return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate"))
+    limit = job.request.emulator_samples if device.emulated else None
+    own = job.compare({label.shown: session}, f"running {label.shown} on {provider.name}", limit)[label.shown]
+    samples = min(job.shared.samples.count, limit or job.shared.samples.count)
+    checks.insert(0, Check(provider.name, job.where(device), samples, own))
+    gate = min(gate, job.gate(own))
+    if not job.holds(gate):
+        return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate on the NPU"))
+    latency = job.time_accelerator(device, session, label.shown)
+    where, name = job.where(device), label.variant
+    report = VariantReport(
+        name, label.precision, written.bytes, provider.name, where, session.nodes, checks, latency
+    )
+    return _Attempt(Candidate(label.precision, label.shown, gate, None, "chosen"), report, written, label.method)
+
+
+def _build(job: Job, precision: str, method: str) -> tuple[str, ir.Model]:
+    """Return the variant's name and its model."""
+    graph = job.float_graph("npu")
+    if precision == "fp16":
+        return "fp32-npu", graph.model
+    bits = ACTIVATION_BITS[precision]
+    ranges = job.ranges("npu", method)
+    job.progress(f"quantizing ({precision})")
+    plan = plan_quantization(graph.model, ranges, job.profile.quantization, bits)
+    return variant_class(job.profile.quantization, bits), apply_qdq(graph.model, plan)
+
+
+def _choice(job: Job, provider: ProviderChoice, attempt: _Attempt, attempts: list[_Attempt]) -> Choice:
+    report, written = attempt.report, attempt.written
+    assert report is not None and written is not None
+    fallback, fallback_report, fallback_placement = cpu.fallback_variant(job)
+    placement = Placement(
+        report.name,
+        provider.name,
+        provider.processor,
+        provider.options_for(report.precision),
+        provider.options_for(report.precision, emulated=True),
+    )
+    tried = [f"{one.candidate.variant}: {one.candidate.outcome}" for one in attempts[:-1]]
+    reason = f"{report.name} is the first in the profile's order that runs whole on {provider.name} and holds the gate"
+    return Choice(
+        chosen=report.name,
+        reason=reason + (f" ({'; '.join(tried)})" if tried else ""),
+        models={report.name: written, "fp32": fallback},
+        reports=[report, fallback_report],
+        placements=[placement, fallback_placement],
+        candidates=[one.candidate for one in attempts],
+        recipe={"passes": job.float_graph("npu").changes(), "calibration_method": attempt.method or None},
+    )
+
+
+class NpuRefused(GateFailed):
+    """No candidate runs whole on the NPU or holds the gate; `refused` lists the nodes, `candidates` what was tried."""
+
+    def __init__(
+        self, message: str, remedy: str, refused: tuple[NodeAssignment, ...], candidates: tuple[Candidate, ...]
+    ) -> None:
+        super().__init__(message, remedy)
+        self.refused = refused
+        self.candidates = candidates
+
+
+def _failure(job: Job, provider: ProviderChoice, attempts: list[_Attempt]) -> NpuRefused:
+    candidates = tuple(attempt.candidate for attempt in attempts)
+    judged = [attempt.candidate for attempt in attempts if attempt.candidate.gate is not None]
+    if judged:
+        best = max(judged, key=lambda one: one.gate or 0.0)
+        return NpuRefused(
+            f"profile '{job.profile.id}': the best candidate, {best.variant}, has {job.request.metric} {best.gate:.4f}, "
+            f"below {1 - job.request.max_drop:g}",
+            "give more or better calibration data, or a larger --max-drop",
+            (),
+            candidates,
+        )
+    refused = min((attempt.refused for attempt in attempts), key=len)
+    named = "\n".join(f"  {node.op_type} at node '{node.name}'" for node in refused)
+    return NpuRefused(
+        f"profile '{job.profile.id}': {provider.name} refuses {len(refused)} nodes:\n{named}",
+        "replace these operators before export, or choose a profile with a GPU or CPU",
+        refused,
+        candidates,
+    )
+
+
+def refused_json(nodes: tuple[NodeAssignment, ...]) -> list[Mapping[str, str]]:
+    """Return refused nodes as JSON objects."""
+    return [{"name": node.name, "op_type": node.op_type, "domain": node.domain} for node in nodes]

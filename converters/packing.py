@@ -1,0 +1,180 @@
+"""Put the chosen variants with golden vectors, reference profile and measurements into one bundle."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from converters.candidates.choice import Choice
+from converters.job import Job
+from converters.reference import reference_profile
+from converters.request import BundleReport
+from converters.variants import WeightsFile, write_variant
+from converters.verify.parity import ParityMeter
+from edgert import __version__, strict_json
+from edgert.bundle import write_bundle
+from edgert.json_fields import flat_name
+from edgert.manifest import MEASUREMENTS_NAME, Golden, Manifest, TensorSpec, Variant
+from edgert.runtime.golden import GoldenVector, write_golden
+
+GOLDEN_FILE = "golden.npz"
+REFERENCE_FILE = "reference.json"
+GOLDEN_VECTORS = 2
+REFERENCE_SAMPLES = 64
+TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy")
+NO_LICENSE = "NOASSERTION"
+
+
+def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleReport:
+    """Fill the empty folder `staging`, turn it into the bundle at `destination`, and return its report."""
+    job.progress("writing the bundle")
+    weights = WeightsFile(staging)
+    for name, written in choice.models.items():
+        write_variant(written.model, name, weights, staging)
+    golden = _golden(job, staging)
+    minimum = {name: _minimum(job, staging / f"{name}.onnx", golden, choice, name) for name in choice.models}
+    outputs = _write_reference(job, choice, staging)
+    manifest = _manifest(job, choice, outputs, len(golden), minimum)
+    warnings = manifest.warnings
+    (staging / MEASUREMENTS_NAME).write_text(strict_json.dumps(_measurements(job, choice)), encoding="utf-8")
+    digest = write_bundle(staging, manifest, destination)
+    size = sum(file.stat().st_size for file in destination.iterdir()) if destination.is_dir() else destination.stat().st_size
+    return BundleReport(
+        path=destination,
+        profile=job.profile.id,
+        digest=digest,
+        bytes=size,
+        chosen=choice.chosen,
+        reason=choice.reason,
+        variants=choice.reports,
+        candidates=choice.candidates,
+        warnings=warnings,
+    )
+
+
+def _golden(job: Job, staging: Path) -> list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
+    """Write the first samples with the original's outputs as golden vectors and return them."""
+    vectors = [(feeds, job.shared.original.run(feeds)) for feeds in job.feeds(GOLDEN_VECTORS)]
+    write_golden(staging / GOLDEN_FILE, [GoldenVector(*pair) for pair in vectors])
+    return vectors
+
+
+def _minimum(
+    job: Job,
+    path: Path,
+    golden: list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    choice: Choice,
+    name: str,
+) -> float:
+    """Return the least cosine that a device must reach on the golden vectors with this variant.
+
+    Twice as far from 1 as the worst seen here, on the CPU or the accelerator, and 0.002 more: processors round
+    differently. Rounded down to three digits, so that the last bits of a sum do not change the manifest.
+    """
+    session = job.open_cpu(path)
+    meter = ParityMeter()
+    try:
+        for feeds, outputs in golden:
+            meter.add(outputs, session.run(feeds))
+    finally:
+        session.close()
+    worst = [parity.cosine_min for parity in meter.result().values()]
+    for report in choice.reports:
+        if report.name == name:
+            worst += [parity.cosine_min for parity in report.checks[0].outputs.values()]
+    lowest = min(worst, default=1.0)
+    return float(np.floor((lowest - (1 - lowest) - 0.002) * 1000) / 1000)
+
+
+def _write_reference(job: Job, choice: Choice, staging: Path) -> tuple[TensorSpec, ...]:
+    """Write the reference profile with the chosen variant, and return that variant's outputs."""
+    session = job.open_cpu(staging / f"{choice.chosen}.onnx")
+    try:
+        document = reference_profile(lambda: _pairs(job), session.run)
+        outputs = session.outputs
+    finally:
+        session.close()
+    (staging / REFERENCE_FILE).write_text(strict_json.dumps(document), encoding="utf-8")
+    return outputs
+
+
+def _pairs(job: Job) -> Iterator[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
+    for feeds in islice(job.feeds(), REFERENCE_SAMPLES):
+        yield feeds, job.shared.original.run(feeds)
+
+
+def _manifest(
+    job: Job, choice: Choice, outputs: tuple[TensorSpec, ...], golden: int, minimum: Mapping[str, float]
+) -> Manifest:
+    request, profile = job.request, job.profile
+    warnings = [job.shared.samples.warning] if job.shared.samples.warning else []
+    if request.license is None:
+        warnings.append(f"no --license given: the bundle says {NO_LICENSE}")
+    return Manifest(
+        name=flat_name(request.name or request.model.stem),
+        version=request.version,
+        license=request.license or NO_LICENSE,
+        profile=profile.id,
+        arch=profile.arch,
+        isa=profile.isa,
+        inputs=_inputs(job),
+        outputs=outputs,
+        variants=tuple(
+            Variant(name, _precision(choice, name), f"{name}.onnx") for name in choice.models
+        ),
+        chosen=choice.chosen,
+        placements=tuple(choice.placements),
+        golden=Golden(GOLDEN_FILE, golden, minimum),
+        reference=REFERENCE_FILE,
+        recipe=_recipe(job, choice),
+        warnings=tuple(warnings),
+    )
+
+
+def _precision(choice: Choice, name: str) -> str:
+    return next((report.precision for report in choice.reports if report.name == name), "fp32")
+
+
+def _inputs(job: Job) -> tuple[TensorSpec, ...]:
+    """Return the inputs as the bundle takes them, with the image rules that the samples were read by."""
+    fixed, images = job.shapes, job.shared.samples.images
+    return tuple(
+        TensorSpec(spec.name, spec.dtype, tuple(fixed.get(spec.name, spec.shape)), images.get(spec.name, spec.image))
+        for spec in job.shared.inputs
+    )
+
+
+def _recipe(job: Job, choice: Choice) -> dict[str, object]:
+    request, samples = job.request, job.shared.samples
+    return {
+        "precision": _precision(choice, choice.chosen),
+        "metric": request.metric,
+        "max_drop": request.max_drop,
+        "shapes": {name: list(shape) for name, shape in job.shapes.items()},
+        "calibration": {"kind": samples.kind, "count": samples.count, "digest": samples.digest},
+        "source": {"format": "onnx", "sha256": job.shared.source_sha256},
+        "tools": {"edgert": __version__, **{name: version(name) for name in TOOLS}},
+        **choice.recipe,
+    }
+
+
+def _measurements(job: Job, choice: Choice) -> dict[str, object]:
+    host = job.shared.host
+    return {
+        "schema_version": 1,
+        "host": {"system": host.system, "arch": host.arch, "cpu": host.cpu_name, "cores": host.cores},
+        "python": platform.python_version(),
+        "chosen": choice.chosen,
+        "reason": choice.reason,
+        "metric": job.request.metric,
+        "max_drop": job.request.max_drop,
+        "variants": [report.to_json() for report in choice.reports],
+        "candidates": [candidate.to_json() for candidate in choice.candidates],
+        "passes": [
+            {"name": step.name, "changes": step.changes, "declined": list(step.declined)}
+            for step in job.float_graph(job.profile.processor).steps
+        ],
+    }

@@ -1,0 +1,122 @@
+"""The reference profile of a bundle: fixed histograms of what the original model takes in and gives out.
+
+Devices count into the same bins and the server adds them up; both are left to the telemetry code.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BINS = 32
+CONFIDENCE_BINS = 10
+
+Pairs = Callable[[], Iterator[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]]
+
+
+@dataclass
+class _Histogram:
+    edges: np.ndarray
+    counts: np.ndarray
+    n: int = 0
+
+    def add(self, values: np.ndarray) -> None:
+        flat = values.astype(np.float64).ravel()
+        self.counts += np.bincount(
+            np.searchsorted(self.edges, flat, side="right"), minlength=len(self.edges) + 1
+        )
+        self.n += flat.size
+
+    def to_json(self) -> dict[str, object]:
+        return {"edges": self.edges.tolist(), "counts": self.counts.tolist(), "n": self.n}
+
+
+@dataclass
+class _Classes:
+    """Priors and confidence of one output whose rows are probabilities."""
+
+    priors: np.ndarray
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(CONFIDENCE_BINS, np.int64))
+    agreed: np.ndarray = field(default_factory=lambda: np.zeros(CONFIDENCE_BINS, np.int64))
+
+    def add(self, original: np.ndarray, variant: np.ndarray) -> None:
+        rows, own = original.reshape(-1, original.shape[-1]), variant.reshape(-1, variant.shape[-1])
+        winners = own.argmax(axis=1)
+        self.priors += np.bincount(winners, minlength=len(self.priors))
+        bins = np.clip((own.max(axis=1) * CONFIDENCE_BINS).astype(int), 0, CONFIDENCE_BINS - 1)
+        self.counts += np.bincount(bins, minlength=CONFIDENCE_BINS)
+        same = winners == rows.argmax(axis=1)
+        self.agreed += np.bincount(bins[same], minlength=CONFIDENCE_BINS)
+
+    def to_json(self) -> dict[str, object]:
+        seen = np.flatnonzero(self.priors)
+        return {
+            "priors": {str(index): int(self.priors[index]) for index in seen},
+            "confidence": {
+                "edges": np.linspace(0.0, 1.0, CONFIDENCE_BINS + 1).tolist(),
+                "counts": self.counts.tolist(),
+                "agreed": self.agreed.tolist(),
+                "basis": "agreement with the original model: the calibration data has no labels",
+            },
+        }
+
+
+def reference_profile(pairs: Pairs, chosen: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]) -> dict[str, object]:
+    """Return the content of `reference.json` from two passes over (inputs, original outputs).
+
+    `pairs` gives a fresh iterator at each call; `chosen` runs the chosen variant on one sample's inputs. Per tensor:
+    `edges` (33 of them, equal width over the range seen), `counts` (34: one below, 32 within, one at or above the
+    last edge) and `n`. For an output whose rows are probabilities also the class counts of the chosen variant
+    and, per confidence bin, how often its class is the original's.
+    """
+    ranges = _ranges(pairs())
+    histograms = {
+        side: {name: _Histogram(_edges(*bounds), np.zeros(BINS + 2, np.int64)) for name, bounds in tensors.items()}
+        for side, tensors in ranges.items()
+    }
+    classes: dict[str, _Classes] = {}
+    for inputs, outputs in pairs():
+        _count(histograms["inputs"], inputs)
+        _count(histograms["outputs"], outputs)
+        own = chosen(inputs)
+        for name in (name for name, values in outputs.items() if _is_probability(values)):
+            classes.setdefault(name, _Classes(np.zeros(outputs[name].shape[-1], np.int64))).add(outputs[name], own[name])
+    return {
+        "schema_version": 1,
+        "inputs": {name: item.to_json() for name, item in histograms["inputs"].items()},
+        "outputs": {name: item.to_json() for name, item in histograms["outputs"].items()},
+        "classes": {name: item.to_json() for name, item in classes.items()},
+    }
+
+
+def _ranges(
+    pairs: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+) -> dict[str, dict[str, tuple[float, float]]]:
+    ranges: dict[str, dict[str, tuple[float, float]]] = {"inputs": {}, "outputs": {}}
+    for inputs, outputs in pairs:
+        for side, tensors in (("inputs", inputs), ("outputs", outputs)):
+            for name, values in tensors.items():
+                if values.dtype.kind not in "biuf" or values.size == 0:
+                    continue
+                low, high = float(np.nanmin(values)), float(np.nanmax(values))
+                before = ranges[side].get(name, (low, high))
+                ranges[side][name] = (min(before[0], low), max(before[1], high))
+    return ranges
+
+
+def _edges(low: float, high: float) -> np.ndarray:
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    return np.linspace(low, high, BINS + 1)
+
+
+def _count(histograms: Mapping[str, _Histogram], tensors: Mapping[str, np.ndarray]) -> None:
+    for name, histogram in histograms.items():
+        histogram.add(tensors[name])
+
+
+def _is_probability(values: np.ndarray) -> bool:
+    """Say whether the rows on the last axis are probabilities: two or more, in [0, 1], adding up to one."""
+    if values.dtype.kind != "f" or values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
+        return False
+    return bool(values.min() >= -1e-4 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-2))

@@ -1,0 +1,200 @@
+"""What one call of the converter is asked for and what it answers: plain data, no work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from converters.verify.parity import OutputParity
+from edgert.runtime.timing import Latency
+from edgert.image_spec import ImageSpec
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total); total 0 means that the end is not known."""
+
+PRECISIONS = ("auto", "fp32", "fp16", "int8", "w8a16")
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion: a model file, the profiles it is for, and how far a variant may fall behind the original.
+
+    `shapes`: input name -> static shape. `calibration`: a folder, file, `module:function` or `random`.
+    `max_drop`: largest allowed fall of `metric` from 1.0. `emulator_samples`: how many samples run on an emulated
+    accelerator, which takes seconds each. `budget_s`: seconds spent on timing one profile's variants.
+    """
+
+    model: Path
+    profiles: tuple[str, ...]
+    output: Path
+    calibration: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    images: Mapping[str, ImageSpec] = field(default_factory=dict)
+    precision: str = "auto"
+    max_drop: float = 0.01
+    metric: str = "cosine"
+    license: str | None = None
+    name: str | None = None
+    version: str = "1"
+    folder: bool = False
+    threads: int = 0
+    samples: int = 64
+    emulator_samples: int = 2
+    budget_s: float = 6.0
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class Check:
+    """One parity measurement of a variant: where it ran, on which provider, over how many samples."""
+
+    provider: str
+    where: str
+    samples: int
+    outputs: Mapping[str, OutputParity]
+    reference: str = "onnx"
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry as it stands in `measurements.json`."""
+        return {
+            "provider": self.provider,
+            "where": self.where,
+            "samples": self.samples,
+            "reference": self.reference,
+            "note": self.note,
+            "outputs": {name: parity.to_json() for name, parity in self.outputs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """What was measured of one variant that is in the bundle.
+
+    `checks[0]` is the one on `provider` itself; `bytes` counts the graph file and its tensors, shared or not.
+    """
+
+    name: str
+    precision: str
+    bytes: int
+    provider: str
+    where: str
+    nodes: Mapping[str, int]
+    checks: Sequence[Check]
+    latency: Latency | None
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of `convert --json`."""
+        first = self.checks[0]
+        return {
+            "name": self.name,
+            "precision": self.precision,
+            "bytes": self.bytes,
+            "provider": self.provider,
+            "where": self.where,
+            "nodes": dict(self.nodes),
+            "parity": {name: parity.to_json() for name, parity in first.outputs.items()},
+            "checks": [check.to_json() for check in self.checks],
+            "latency_ms": self.latency.to_json(self.where) if self.latency else None,
+            "speedup": self.latency.speedup if self.latency and self.where != "emulated" else None,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One precision that was tried for a profile, and what became of it."""
+
+    precision: str
+    variant: str
+    gate: float | None
+    speedup: float | None
+    outcome: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of the table of candidates."""
+        return {
+            "precision": self.precision,
+            "variant": self.variant,
+            "gate": self.gate,
+            "speedup": self.speedup,
+            "outcome": self.outcome,
+        }
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """One bundle that was written."""
+
+    path: Path
+    profile: str
+    digest: str
+    bytes: int
+    chosen: str
+    reason: str
+    variants: Sequence[VariantReport]
+    candidates: Sequence[Candidate]
+    warnings: Sequence[str]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of `convert --json`."""
+        return {
+            "path": str(self.path),
+            "profile": self.profile,
+            "digest": self.digest,
+            "bytes": self.bytes,
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "variants": [variant.to_json() for variant in self.variants],
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class ProfileFailure:
+    """One profile for which no bundle was written, and why."""
+
+    profile: str
+    message: str
+    remedy: str
+    exit_code: int
+    refused: Sequence[Mapping[str, str]] = ()
+    candidates: Sequence[Candidate] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of `convert --json`."""
+        return {
+            "path": None,
+            "profile": self.profile,
+            "digest": None,
+            "chosen": None,
+            "error": {"message": self.message, "remedy": self.remedy, "refused_nodes": list(self.refused)},
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+        }
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The answer: one entry per profile, in the order asked for."""
+
+    model: str
+    bundles: Sequence[BundleReport | ProfileFailure]
+    report: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every profile has its bundle, else the exit code of the first failure."""
+        return next((entry.exit_code for entry in self.bundles if isinstance(entry, ProfileFailure)), 0)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document of `convert --json`."""
+        return {
+            "model": self.model,
+            "report": str(self.report) if self.report else None,
+            "bundles": [entry.to_json() for entry in self.bundles],
+        }

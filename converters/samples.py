@@ -1,0 +1,258 @@
+"""Calibration samples from files, a Python callable or random numbers: checked, streamed, counted, hashed.
+
+Reading files is left to `sample_files`, what is learnt from the samples to `quantize` and `verify`.
+"""
+
+import hashlib
+import importlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.sample_files import FORMS, Found, image_rules, is_usable, read_files, shape_text, usable_files
+from edgert.errors import BadInput, UsageError, nearest
+from edgert.image_spec import ImageSpec
+from edgert.manifest import TensorSpec
+from edgert.runtime.images import takes_image
+
+Sample = dict[str, NDArray[Any]]
+Source = Callable[[], Iterable[Mapping[str, object]]]
+
+RANDOM_COUNT = 16
+RANDOM_WARNING = (
+    "RANDOM CALIBRATION: ranges, accuracy and reference.json were taken from random numbers and say nothing "
+    "about real data; use this only to see whether a model converts"
+)
+
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration samples; each iteration reads them anew, in the same order.
+
+    `kind` is folder, file, callable or random. `digest` is the SHA-256 over names, dtypes, shapes and bytes
+    of all samples in order. `warning` is empty or must be shown. `images` holds the rules that pictures
+    were read by.
+    """
+
+    spec: str
+    kind: str
+    count: int
+    digest: str
+    warning: str
+    read: Callable[[], Iterator[Sample]] = field(repr=False)
+    images: Mapping[str, ImageSpec] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read()
+
+
+def open_samples(
+    spec: str | Source, inputs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
+) -> Samples:
+    """Open and check the samples that `spec` names for a model with `inputs`, at most the first `limit`.
+
+    `spec` is a folder, an image, `.npz` or `.npy` file, `module:function`, `random`, or a callable that
+    returns an iterable of samples each time it is called. Reads everything once. BadInput names the file
+    and the input; MissingExtra for pictures without Pillow; what a callable raises is not caught.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} samples are asked for", "ask for at least 1")
+    if not inputs:
+        raise BadInput("the model takes no input, so there is nothing to calibrate", "convert it with --precision fp32")
+    kind, name, read = _reader(spec, inputs, RANDOM_COUNT if limit is None else min(limit, RANDOM_COUNT), seed)
+    passes = partial(_checked, read, inputs, limit)
+    count, digest = _count_and_hash(passes())
+    if count == 0:
+        raise BadInput(f"'{name}' gives no samples", FORMS)
+    warning = RANDOM_WARNING if kind == "random" else ""
+    return Samples(name, kind, count, digest, warning, passes, image_rules(kind, name, inputs))
+
+
+_Read = Callable[[], Iterator[Found]]
+
+
+def _reader(spec: str | Source, inputs: Sequence[TensorSpec], random_count: int, seed: int) -> tuple[str, str, _Read]:
+    """Return the kind of samples, their name, and a function that starts one pass over them."""
+    if not isinstance(spec, str):
+        return "callable", getattr(spec, "__qualname__", repr(spec)), partial(_call, spec)
+    if spec == "random":
+        return "random", spec, partial(_random, inputs, random_count, seed)
+    path = Path(spec)
+    if path.is_dir():
+        return "folder", spec, partial(read_files, usable_files(path), inputs)
+    if path.is_file():
+        if not is_usable(path):
+            raise BadInput(f"'{spec}' is not a kind of file that samples are read from", FORMS)
+        return "file", spec, partial(read_files, (path,), inputs)
+    if _CALLABLE.fullmatch(spec):
+        return "callable", spec, partial(_call, _import_callable(spec))
+    raise BadInput(f"there is no file or folder '{spec}'", FORMS)
+
+
+def _checked(read: _Read, inputs: Sequence[TensorSpec], limit: int | None) -> Iterator[Sample]:
+    for found in itertools.islice(read(), limit):
+        yield _check_sample(found, inputs)
+
+
+def _count_and_hash(samples: Iterable[Sample]) -> tuple[int, str]:
+    count, digest = 0, hashlib.sha256()
+    for sample in samples:
+        count += 1
+        for name, array in sorted(sample.items()):
+            digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return count, digest.hexdigest()
+
+
+def _check_sample(found: Found, inputs: Sequence[TensorSpec]) -> Sample:
+    names = [spec.name for spec in inputs]
+    for name in found.arrays:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean '{near}'?" if near else f"the model takes {', '.join(names)}"
+            raise BadInput(f"{found.where}: the model has no input '{name}'", hint)
+    for name in names:
+        if name not in found.arrays:
+            raise BadInput(
+                f"{found.where}: there is nothing for input '{name}'", f"give arrays named {', '.join(names)}"
+            )
+    return {spec.name: _check_array(found.arrays[spec.name], spec, found.where) for spec in inputs}
+
+
+def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+    """Return the array in the input's dtype, in C order; BadInput when shape, dtype or values do not fit."""
+    what = f"{where}: input '{spec.name}'"
+    _check_shape(array, spec, what)
+    if array.dtype.name != spec.dtype and not _may_cast(array.dtype, _dtype_of(spec)):
+        raise BadInput(
+            f"{what} takes {spec.dtype}, the array is {array.dtype.name}",
+            f"convert it: array.astype('{spec.dtype}')",
+        )
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(array, dtype=_dtype_of(spec)).reshape(array.shape)
+    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
+        bad = np.argwhere(~np.isfinite(cast))
+        first = tuple(int(place) for place in bad[0])
+        message = f"{what} holds {len(bad)} values that are NaN or infinite as {spec.dtype}, the first is"
+        raise BadInput(f"{message} {array[first]} at {list(first)}", "remove such samples, or repair what makes them")
+    return cast
+
+
+def _check_shape(array: NDArray[Any], spec: TensorSpec, what: str) -> None:
+    fits = len(array.shape) == len(spec.shape) and all(
+        not isinstance(want, int) or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        hint = f"give that shape, or one more axis in front for many samples{_batch_hint(array, spec)}"
+        raise BadInput(f"{what} takes shape {shape_text(spec.shape)}, the array has {shape_text(array.shape)}", hint)
+    if 0 in array.shape:
+        raise BadInput(f"{what} is empty: shape {shape_text(array.shape)}", "remove such samples")
+
+
+def _batch_hint(array: NDArray[Any], spec: TensorSpec) -> str:
+    """Say how to turn a batch into samples where the array is one."""
+    is_batch = len(array.shape) == len(spec.shape) > 0 and spec.shape[0] == 1
+    return "; array[:, None] makes each row a sample" if is_batch else ""
+
+
+def _may_cast(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
+    """Return whether a number keeps its kind: any float to any float, an integer to a wider one."""
+    if have.kind == want.kind == "f":
+        return True
+    return have.kind in "iu" and want.kind in "iu" and np.can_cast(have, want, "safe")
+
+
+def _dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError as exc:
+        raise _unsupported(spec) from exc
+    if dtype.kind not in "biuf":
+        raise _unsupported(spec)
+    return dtype
+
+
+def _unsupported(spec: TensorSpec) -> BadInput:
+    return BadInput(
+        f"input '{spec.name}' takes {spec.dtype}, which samples cannot hold",
+        "convert it with --precision fp32",
+    )
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """Put the working folder first on the import path for a while."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _import_callable(spec: str) -> Source:
+    module_name, _, name = spec.partition(":")
+    with _working_folder_importable():
+        try:
+            importlib.invalidate_caches()
+            module = importlib.import_module(module_name)
+        except (ImportError, SyntaxError) as exc:
+            message = f"'{spec}': the module '{module_name}' cannot be imported: {exc}"
+            raise BadInput(message, "run the command in the folder of the module, or install it") from exc
+    found = getattr(module, name, None)
+    if not callable(found):
+        near = nearest(name, [word for word in vars(module) if callable(getattr(module, word))])
+        hint = f"did you mean '{module_name}:{near}'?" if near else "name a function without arguments"
+        raise BadInput(f"'{spec}': the module '{module_name}' has no function '{name}'", hint)
+    source: Source = found
+    return source
+
+
+def _call(source: Source) -> Iterator[Found]:
+    with _working_folder_importable():
+        for index, sample in enumerate(source()):
+            where = f"sample {index} of the callable"
+            if not isinstance(sample, Mapping):
+                message = f"{where} is {type(sample).__name__}, a dict of arrays by input name is expected"
+                raise BadInput(message, 'yield {"input": array}')
+            yield Found({str(name): np.asarray(value) for name, value in sample.items()}, where)
+
+
+def _random(inputs: Sequence[TensorSpec], count: int, seed: int) -> Iterator[Found]:
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        arrays = {spec.name: _random_array(spec, generator) for spec in inputs}
+        yield Found(arrays, f"random sample {index}")
+
+
+def _random_array(spec: TensorSpec, generator: np.random.Generator) -> NDArray[Any]:
+    """Return normal floats, a picture's bytes, or else 0 or 1: an index is valid whatever it is for."""
+    dtype, shape = _dtype_of(spec), _random_shape(spec)
+    if dtype.kind == "f":
+        return np.asarray(generator.standard_normal(shape, np.float32), dtype)
+    top = 256 if takes_image(spec.shape, spec.dtype) else 2
+    return np.asarray(generator.integers(0, top, shape), dtype)
+
+
+def _random_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """Return the input's shape with a free first dimension as 1; any other free one is an error."""
+    for place, size in enumerate(spec.shape):
+        if not isinstance(size, int) and place > 0:
+            shape = shape_text(spec.shape)
+            message = f"input '{spec.name}': dimension {place} ('{size or '?'}') of {shape} is free"
+            example = ",".join(str(known) if isinstance(known, int) else "1" for known in spec.shape)
+            remedy = f"give --shape {spec.name}={example} with the sizes that you need"
+            raise BadInput(f"{message}, so random samples have no size to take", remedy)
+    return tuple(size if isinstance(size, int) else 1 for size in spec.shape)

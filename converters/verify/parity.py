@@ -1,0 +1,135 @@
+"""How close a variant's outputs are to the original model's, summed up sample by sample.
+
+Running the sessions is left to `converters.verify.execute`; deciding what is good enough to `gate_value` and the pipeline.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgert.errors import BadInput, GateFailed, nearest
+
+METRICS = ("cosine", "top1_agreement")
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """One output of a variant against the same output of the original over `samples` samples.
+
+    `sqnr_db`: signal energy over error energy of all samples, in dB; None when they are equal to the bit.
+    `cosine`: mean over samples of the cosine of the flattened outputs; `cosine_min` the smallest.
+    `max_abs_error`: in the output's own unit. `top1_agreement`: share of rows (last axis) with the same argmax,
+    None when the last axis has fewer than two entries.
+    """
+
+    sqnr_db: float | None
+    cosine: float
+    cosine_min: float
+    max_abs_error: float
+    top1_agreement: float | None
+    samples: int
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the four figures of the command line's documents."""
+        return {
+            "sqnr_db": self.sqnr_db,
+            "cosine": self.cosine,
+            "cosine_min": self.cosine_min,
+            "max_abs_error": self.max_abs_error,
+            "top1_agreement": self.top1_agreement,
+        }
+
+
+@dataclass
+class _Sums:
+    signal: float = 0.0
+    noise: float = 0.0
+    cosine: float = 0.0
+    cosine_min: float = math.inf
+    max_abs_error: float = 0.0
+    agreed: int = 0
+    rows: int = 0
+    samples: int = 0
+
+
+@dataclass
+class ParityMeter:
+    """Adds up samples and keeps no arrays."""
+
+    _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Add one sample: `outputs` of the variant beside `reference` outputs of the original, by output name."""
+        for name, expected in reference.items():
+            seen = outputs[name]
+            if seen.shape != expected.shape:
+                raise GateFailed(
+                    f"output '{name}' has shape {list(seen.shape)} where the original gives {list(expected.shape)}",
+                    "report this: a conversion must not change an output's shape",
+                )
+            if expected.dtype.kind in "biuf":
+                _add_sample(self._sums.setdefault(name, _Sums()), expected, seen)
+
+    def result(self) -> dict[str, OutputParity]:
+        """Return the parity of each output so far."""
+        return {name: _finish(sums) for name, sums in self._sums.items()}
+
+
+def gate_value(parity: Mapping[str, OutputParity], metric: str) -> float:
+    """Return the worst output's `metric`, a number in [-1, 1] where 1 is equal to the original.
+
+    Raises BadInput for an unknown metric, and for `top1_agreement` where no output has classes.
+    """
+    if metric not in METRICS:
+        close = nearest(metric, METRICS)
+        raise BadInput(f"unknown metric '{metric}'", f"did you mean '{close}'?" if close else f"use one of {METRICS}")
+    if metric == "cosine":
+        return min((entry.cosine for entry in parity.values()), default=1.0)
+    shares = [entry.top1_agreement for entry in parity.values() if entry.top1_agreement is not None]
+    if not shares:
+        raise BadInput("no output has two or more entries on its last axis", "use --metric cosine")
+    return min(shares)
+
+
+def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
+    a, b = expected.astype(np.float64).ravel(), seen.astype(np.float64).ravel()
+    if not np.isfinite(b).all() and np.isfinite(a).all():
+        b = np.nan_to_num(b, nan=0.0, posinf=np.finfo(np.float32).max, neginf=np.finfo(np.float32).min)
+    error = b - a
+    signal, noise = float(a @ a), float(error @ error)
+    cosine = _cosine(a, b)
+    sums.signal += signal
+    sums.noise += noise
+    sums.cosine += cosine
+    sums.cosine_min = min(sums.cosine_min, cosine)
+    sums.max_abs_error = max(sums.max_abs_error, float(np.abs(error).max(initial=0.0)))
+    sums.samples += 1
+    if expected.ndim >= 2 and expected.shape[-1] >= 2 and expected.dtype.kind == "f":
+        same = expected.argmax(axis=-1) == seen.argmax(axis=-1)
+        sums.agreed += int(same.sum())
+        sums.rows += same.size
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine of two float64 vectors; two zero vectors count as equal, one zero vector as unrelated."""
+    length = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    if length == 0.0 or not math.isfinite(length):
+        return 1.0 if np.array_equal(a, b) else 0.0
+    return max(-1.0, min(1.0, float(a @ b) / length))
+
+
+def _finish(sums: _Sums) -> OutputParity:
+    sqnr = None
+    if sums.noise > 0.0:
+        sqnr = 10 * math.log10(sums.signal / sums.noise) if sums.signal > 0.0 else -math.inf
+        sqnr = max(sqnr, -999.0)
+    return OutputParity(
+        sqnr_db=sqnr,
+        cosine=sums.cosine / max(sums.samples, 1),
+        cosine_min=sums.cosine_min if sums.samples else 1.0,
+        max_abs_error=min(sums.max_abs_error, float(np.finfo(np.float64).max)),
+        top1_agreement=sums.agreed / sums.rows if sums.rows else None,
+        samples=sums.samples,
+    )

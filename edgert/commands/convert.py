@@ -1,0 +1,171 @@
+"""`edgert convert`: parse the flags, call the converter, print what came out."""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgert.commands.printing import ProgressLine, megabytes, print_json, table
+from edgert.errors import MissingExtra, UsageError
+from edgert.image_spec import ImageSpec, parse_image_spec
+
+NEEDED = ("onnx", "onnx_ir", "onnxscript")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-p", "--profile", "profiles", multiple=True, required=True, help="A device profile; repeatable.")
+@click.option("-o", "--output", default=".", type=click.Path(path_type=Path), help="Folder for the bundles.")
+@click.option("--calibration", help="A folder of images or arrays, .npz/.npy, module:function, or random.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Fix an input's shape, as x=1,3,48,320.")
+@click.option("--image", "images", multiple=True, metavar="[NAME:]RULES", help="Image rules, see below.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or w8a16.")
+@click.option("--max-drop", default=0.01, show_default=True, help="Largest fall of the metric from the original.")
+@click.option("--metric", default="cosine", show_default=True, help="What --max-drop judges: cosine or top1_agreement.")
+@click.option("--samples", default=64, show_default=True, help="Use at most so many calibration samples.")
+@click.option("--emulator-samples", default=2, show_default=True, help="Samples run on an emulated accelerator.")
+@click.option("--license", "license_id", metavar="SPDX-ID", help="The model's licence, kept in the bundle.")
+@click.option("--name", help="The bundle's name; default is the model file's.")
+@click.option("--folder", is_flag=True, help="Write folders instead of single .edgert files.")
+@click.option("--threads", default=0, help="Threads for measuring; default is the usable cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def convert(
+    model: Path,
+    profiles: tuple[str, ...],
+    output: Path,
+    calibration: str | None,
+    shapes: tuple[str, ...],
+    images: tuple[str, ...],
+    precision: str,
+    max_drop: float,
+    metric: str,
+    samples: int,
+    emulator_samples: int,
+    license_id: str | None,
+    name: str | None,
+    folder: bool,
+    threads: int,
+    as_json: bool,
+) -> int:
+    """Turn MODEL (ONNX) into verified bundles, one per profile, and a report; nothing unverified is written.
+
+    Image rules say how pictures become input: color=rgb|bgr|gray, mean=…, std=… (of pixel values 0..255; three
+    numbers joined by /), resize=stretch|pad|crop; they go into the bundle, so that `edgert run` does the same.
+
+    \b
+    Example:
+      edgert convert model.onnx -p snapdragon-8-gen-3 -p raspberry-pi-5 --calibration images/ -o bundles/
+      edgert convert rec.onnx -p x86-avx2 --calibration lines/ --shape x=1,3,48,320 \\
+          --image color=bgr,mean=127.5,std=127.5,resize=pad
+    """
+    if calibration is None:
+        raise UsageError(
+            "no --calibration given: without samples neither ranges nor accuracy can be measured",
+            "give a folder of images, .npz or .npy files, or --calibration random for a first try",
+        )
+    _require_extra()
+    converter: Any = importlib.import_module("converters.pipeline")
+    progress = ProgressLine()
+    try:
+        conversion = converter.convert(
+            model,
+            profiles,
+            calibration=calibration,
+            output=output,
+            shapes=dict(parse_shape(text) for text in shapes),
+            images=parse_images(images, model),
+            precision=precision,
+            max_drop=max_drop,
+            metric=metric,
+            license=license_id,
+            name=name,
+            folder=folder,
+            threads=threads,
+            samples=samples,
+            emulator_samples=emulator_samples,
+            progress=progress,
+        )
+    finally:
+        progress.clear()
+    document = conversion.to_json()
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    exit_code: int = conversion.exit_code
+    return exit_code
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse `NAME=1,3,48,320`; UsageError that shows the form on anything else."""
+    name, _, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(part) for part in dims.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise UsageError(f"--shape '{text}' is not NAME=DIMS with positive whole numbers", "as in --shape x=1,3,48,320")
+    return name, shape
+
+
+def parse_images(texts: Sequence[str], model: Path) -> dict[str, ImageSpec]:
+    """Parse `[NAME:]RULES`; without a name they belong to the model's only input."""
+    found: dict[str, ImageSpec] = {}
+    for text in texts:
+        head, colon, rules = text.rpartition(":")
+        name = head if colon else _only_input(model)
+        found[name] = parse_image_spec(rules)
+    return found
+
+
+def _only_input(model: Path) -> str:
+    inputs = importlib.import_module("converters.sources.onnx_file").load(model).graph.inputs
+    names = [str(value.name) for value in inputs if not value.is_initializer()]
+    if len(names) != 1:
+        raise UsageError(f"the model has the inputs {', '.join(names)}", "say which one: --image NAME:color=…")
+    return names[0]
+
+
+def _require_extra() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"the converter needs {', '.join(missing)}, not installed here", "pip install 'edgert[convert]'"
+        )
+
+
+def _print(document: dict[str, Any]) -> None:
+    for bundle in document["bundles"]:
+        click.echo(f"\n{bundle['profile']}")
+        if "error" in bundle:
+            click.echo(f"  failed: {bundle['error']['message']}\n  remedy: {bundle['error']['remedy']}")
+            continue
+        rows = [_row(variant, bundle["chosen"]) for variant in bundle["variants"]]
+        header = ("", "variant", "provider", "nodes", "size", "cosine", "top-1", "latency", "where")
+        click.echo(table(header, rows))
+        click.echo(f"  {bundle['reason']}")
+        for warning in bundle["warnings"]:
+            click.secho(f"  WARNING: {warning}", fg="yellow", bold=True)
+        click.echo(f"  {bundle['path']}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}")
+    if document["report"]:
+        click.echo(f"\nreport: {document['report']}")
+
+
+def _row(variant: dict[str, Any], chosen: str) -> tuple[str, ...]:
+    worst = min((entry["cosine"] for entry in variant["parity"].values()), default=1.0)
+    shares = [entry["top1_agreement"] for entry in variant["parity"].values() if entry["top1_agreement"] is not None]
+    latency = variant["latency_ms"]
+    return (
+        "*" if variant["name"] == chosen else " ",
+        variant["name"],
+        variant["provider"].removesuffix("ExecutionProvider"),
+        " ".join(f"{name.removesuffix('ExecutionProvider')}:{count}" for name, count in variant["nodes"].items()),
+        megabytes(variant["bytes"]),
+        f"{worst:.5f}",
+        f"{min(shares):.3f}" if shares else "-",
+        f"{latency['p50']:.2f} ms" if latency else "-",
+        variant["where"],
+    )

@@ -1,0 +1,81 @@
+"""Parity: the figures are what their definitions say, and the gate takes the worst output."""
+
+import numpy as np
+import pytest
+
+from converters.verify.parity import ParityMeter, gate_value
+from edgert.errors import BadInput, GateFailed
+
+
+def measure(expected: np.ndarray, seen: np.ndarray):
+    meter = ParityMeter()
+    meter.add({"y": expected}, {"y": seen})
+    return meter.result()["y"]
+
+
+def test_parity_of_equal_outputs_is_exact_and_has_no_decibels():
+    """Equal arrays have cosine 1, no error and sqnr None."""
+    values = np.array([[0.1, 0.9]], np.float32)
+    parity = measure(values, values.copy())
+    assert (parity.sqnr_db, parity.cosine, parity.max_abs_error, parity.top1_agreement) == (None, 1.0, 0.0, 1.0)
+
+
+def test_parity_sqnr_is_signal_over_noise_in_decibels():
+    """A signal of energy 100 with an error of energy 1 has 20 dB."""
+    parity = measure(np.array([10.0, 0.0]), np.array([10.0, 1.0]))
+    assert parity.sqnr_db == pytest.approx(20.0)
+    assert parity.max_abs_error == 1.0
+
+
+def test_parity_top1_counts_rows_whose_argmax_agrees():
+    """Two of three rows keep their class."""
+    expected = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], np.float32)
+    seen = np.array([[0.8, 0.2], [0.1, 0.9], [0.4, 0.6]], np.float32)
+    assert measure(expected, seen).top1_agreement == pytest.approx(2 / 3)
+
+
+def test_parity_over_samples_adds_energies_and_keeps_the_smallest_cosine():
+    """One good and one opposite sample give mean cosine 0 and smallest -1."""
+    meter = ParityMeter()
+    meter.add({"y": np.array([1.0, 0.0])}, {"y": np.array([1.0, 0.0])})
+    meter.add({"y": np.array([1.0, 0.0])}, {"y": np.array([-1.0, 0.0])})
+    parity = meter.result()["y"]
+    assert (parity.cosine, parity.cosine_min, parity.samples) == (0.0, -1.0, 2)
+
+
+def test_parity_of_nan_outputs_is_bad_not_undefined():
+    """A variant that gives NaN fails the gate and stays valid JSON."""
+    parity = measure(np.array([1.0, 2.0], np.float32), np.array([np.nan, 2.0], np.float32))
+    assert np.isfinite(parity.cosine)
+    assert parity.cosine < 0.99
+    infinite = measure(np.array([1.0, 2.0], np.float32), np.array([np.inf, 2.0], np.float32))
+    assert infinite.cosine < 0.99
+
+
+def test_parity_of_another_shape_is_refused():
+    """A conversion must not change an output's shape."""
+    with pytest.raises(GateFailed, match="shape"):
+        measure(np.zeros((1, 2)), np.zeros((2, 1)))
+
+
+def test_gate_takes_the_worst_output():
+    """The gate value is that of the output that suffers most."""
+    meter = ParityMeter()
+    good, bad = np.array([1.0, 0.0]), np.array([1.0, 1.0])
+    meter.add({"a": good, "b": good}, {"a": good, "b": bad})
+    assert gate_value(meter.result(), "cosine") == pytest.approx(1 / np.sqrt(2))
+
+
+def test_gate_with_unknown_metric_names_the_nearest():
+    """A typo in --metric is answered with the metric that was meant."""
+    with pytest.raises(BadInput) as caught:
+        gate_value({}, "cosin")
+    assert "cosine" in caught.value.remedy
+
+
+def test_gate_on_classes_without_classes_is_refused():
+    """top1_agreement needs an output with two or more entries on its last axis."""
+    meter = ParityMeter()
+    meter.add({"y": np.zeros((1, 1), np.float32)}, {"y": np.zeros((1, 1), np.float32)})
+    with pytest.raises(BadInput):
+        gate_value(meter.result(), "top1_agreement")

@@ -1,0 +1,174 @@
+"""Pictures as model input: layouts, colours, the three ways to resize, and files that are not pictures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgert.errors import BadInput
+from edgert.image_spec import ImageSpec
+from edgert.runtime.images import default_image_spec, load_image, takes_image
+
+RAW = ImageSpec(std=(1.0,))
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Return a picture of 8x4 pixels: the left half (200, 100, 50), the right half (10, 20, 30)."""
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :4], pixels[:, 4:] = (200, 100, 50), (10, 20, 30)
+    path = tmp_path / "wide.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_load_image_nchw_and_nhwc_hold_the_same_values(wide: Path) -> None:
+    """Where the channels are decides the layout, and the values are the pixels."""
+    planar = load_image(wide, RAW, (1, 3, 4, 8), "float32")
+    packed = load_image(wide, RAW, ("N", 4, 8, 3), "float32")
+    assert planar.shape == (1, 3, 4, 8)
+    assert packed.shape == (1, 4, 8, 3)
+    assert planar.flags.c_contiguous
+    np.testing.assert_array_equal(planar.transpose(0, 2, 3, 1), packed)
+    np.testing.assert_array_equal(planar[0, :, 0, 0], (200, 100, 50))
+    np.testing.assert_array_equal(planar[0, :, 0, 7], (10, 20, 30))
+
+
+def test_load_image_bgr_reverses_channels_before_mean_and_std(wide: Path) -> None:
+    """mean and std are in the order of `color`."""
+    spec = ImageSpec(color="bgr", mean=(50.0, 100.0, 200.0), std=(1.0, 2.0, 4.0))
+    pixel = load_image(wide, spec, (1, 3, 4, 8), "float32")[0, :, 0, 7]
+    np.testing.assert_allclose(pixel, ((30 - 50) / 1, (20 - 100) / 2, (10 - 200) / 4))
+
+
+def test_load_image_gray_has_one_channel(wide: Path) -> None:
+    """Gray is the luma of ITU-R 601."""
+    values = load_image(wide, ImageSpec("gray", std=(1.0,)), (1, 1, 4, 8), "float32")
+    assert values[0, 0, 0, 0] == round(200 * 0.299 + 100 * 0.587 + 50 * 0.114)
+
+
+def test_load_image_stretch_fills_the_area(wide: Path) -> None:
+    """Both halves are there after the aspect ratio is given up."""
+    values = load_image(wide, RAW, (1, 3, 4, 4), "float32")[0]
+    assert values[0, 2, 0] > 150
+    assert values[0, 2, 3] < 50
+
+
+def test_load_image_pad_keeps_the_ratio_and_fills_with_zeros(wide: Path) -> None:
+    """A wide picture in a square leaves zeros below, whatever the mean is."""
+    values = load_image(wide, ImageSpec(mean=(127.5,), std=(127.5,), resize="pad"), (1, 3, 8, 8), "float32")[0]
+    assert values[0, 0, 0] == pytest.approx((200 - 127.5) / 127.5)
+    assert values[0, 3, 7] == pytest.approx((10 - 127.5) / 127.5)
+    assert not values[:, 4:].any()
+
+
+def test_load_image_crop_keeps_the_middle(tmp_path: Path) -> None:
+    """What sticks out is cut evenly on both sides."""
+    pixels = np.zeros((4, 8), np.uint8)
+    pixels[:, 2:6] = 255
+    Image.fromarray(pixels).save(tmp_path / "bar.png")
+    values = load_image(tmp_path / "bar.png", ImageSpec("gray", resize="crop"), (1, 1, 4, 4), "float32")
+    np.testing.assert_array_equal(values, np.ones((1, 1, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("size", [(1, 500), (500, 1), (37, 53)])
+def test_load_image_of_any_ratio_fits(tmp_path: Path, resize: str, size: tuple[int, int]) -> None:
+    """Extreme pictures still give an array of the asked shape."""
+    Image.new("RGB", size, (255, 255, 255)).save(tmp_path / "p.png")
+    values = load_image(tmp_path / "p.png", ImageSpec(resize=resize), (1, 3, 24, 32), "float32")
+    assert values.shape == (1, 3, 24, 32)
+    assert values.max() == 1.0
+
+
+def test_load_image_turns_as_the_camera_says(tmp_path: Path) -> None:
+    """The orientation in the picture's metadata is obeyed."""
+    pixels = np.zeros((4, 8), np.uint8)
+    pixels[:, 6:] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[274] = 6  # turn right by 90 degrees to see it upright
+    image.save(tmp_path / "p.png", exif=exif)
+    values = load_image(tmp_path / "p.png", ImageSpec("gray"), (1, 1, 8, 4), "float32")[0, 0]
+    assert values[7].min() == 1.0
+    assert values[0].max() == 0.0
+
+
+def test_load_image_for_uint8_gives_pixels_as_they_are(wide: Path) -> None:
+    """A model that normalises by itself gets bytes; mean and std with it contradict each other."""
+    values = load_image(wide, RAW, (1, 4, 8, 3), "uint8")
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values[0, 0, 0], (200, 100, 50))
+    with pytest.raises(BadInput, match="mean and std"):
+        load_image(wide, ImageSpec(), (1, 4, 8, 3), "uint8")
+
+
+def test_load_image_for_float16_is_float16(wide: Path) -> None:
+    """The dtype is the input's."""
+    assert load_image(wide, ImageSpec(), (1, 3, 4, 8), "float16").dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "named", "remedy"),
+    [
+        ((1, 3, 48, "W"), "float32", "dimension 3 (width, 'W') of shape 1x3x48xW is free", "--shape"),
+        ((1, None, 32, 3), "float32", "dimension 1 (height, '?')", "--shape"),
+        ((1, 1, 4, 8), "float32", "3 channels", "--image"),
+        ((3, 4, 8), "float32", "shape 3x4x8", "--shape"),
+        ((2, 3, 4, 8), "float32", "one picture cannot fill 2", ".npy"),
+        ((1, 3, 4, 8), "int64", "takes int64", ".npy"),
+    ],
+)
+def test_load_image_into_a_shape_without_room_names_it(
+    wide: Path, shape: tuple[int | str | None, ...], dtype: str, named: str, remedy: str
+) -> None:
+    """An input that a picture cannot fill is named, with what to do."""
+    with pytest.raises(BadInput) as caught:
+        load_image(wide, RAW, shape, dtype)
+    assert named in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def test_load_image_of_broken_files_is_bad_input(wide: Path, tmp_path: Path) -> None:
+    """Text, half a picture and nothing at all are named as such; none gives a half-black array."""
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "half.png").write_bytes(wide.read_bytes()[: wide.stat().st_size * 2 // 3])
+    for name in ("text.png", "half.png", "absent.png"):
+        with pytest.raises(BadInput, match=name):
+            load_image(tmp_path / name, RAW, (1, 3, 4, 8), "float32")
+
+
+def test_load_image_with_16_bits_is_refused(tmp_path: Path) -> None:
+    """Pixels that would be clipped to white are refused, not used."""
+    Image.fromarray(np.full((4, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(BadInput, match="I;16"):
+        load_image(tmp_path / "deep.png", RAW, (1, 3, 4, 8), "float32")
+
+
+def test_load_image_without_pillow_names_the_extra(wide: Path) -> None:
+    """The base install says which command makes pictures work."""
+    code = (
+        "import sys; sys.modules['PIL'] = None\n"
+        "from pathlib import Path\n"
+        "from edgert.errors import MissingExtra\n"
+        "from edgert.image_spec import ImageSpec\n"
+        "from edgert.runtime.images import load_image\n"
+        "try:\n    load_image(Path(sys.argv[1]), ImageSpec(), (1, 3, 4, 8), 'float32')\n"
+        "except MissingExtra as error:\n    print(error.exit_code, error.remedy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(wide)], capture_output=True, text=True, check=True)
+    assert done.stdout == "3 pip install 'edgert[media]'\n"
+
+
+def test_default_image_spec_follows_channels_and_dtype() -> None:
+    """Without rules, floats are 0..1 and bytes are bytes."""
+    assert default_image_spec((1, 3, 4, 8), "float32") == ImageSpec()
+    assert default_image_spec((1, 4, 8, 1), "float32").color == "gray"
+    assert default_image_spec((1, 4, 8, 3), "uint8").std == (1.0,)
+    assert takes_image((None, 3, "H", "W"), "float16")
+    assert not takes_image((1, 3, 4, 8), "int64")
+    assert not takes_image((1, 80, 4, 8), "float32")
+    assert not takes_image((1, 3), "float32")

@@ -1,0 +1,167 @@
+"""Arrays come from files and numbers as the command line names them, and go to files whole."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgert.errors import BadInput, EnvironmentFailed, UsageError
+from edgert.image_spec import ImageSpec
+from edgert.manifest import TensorSpec
+from edgert.runtime.inputs import read_inputs, summarise, write_outputs
+
+X = TensorSpec("x", "float32", (1, 4))
+SILERO = (
+    TensorSpec("input", "float32", ("batch", "samples")),
+    TensorSpec("state", "float32", (2, "batch", 128)),
+    TensorSpec("sr", "int64", ()),
+)
+
+
+def save(path: Path, array: object) -> Path:
+    """Save an array as `.npy`."""
+    np.save(path, np.asarray(array))
+    return path
+
+
+def test_read_inputs_from_npz_takes_its_keys(tmp_path: Path) -> None:
+    """The keys of an `.npz` are input names."""
+    np.savez(tmp_path / "all.npz", x=np.ones((1, 4), np.float32))
+    assert read_inputs([tmp_path / "all.npz"], [X])["x"].shape == (1, 4)
+
+
+def test_read_inputs_from_npy_feeds_the_only_input(tmp_path: Path) -> None:
+    """A model with one input takes an `.npy` without a name."""
+    assert read_inputs([save(tmp_path / "x.npy", np.ones((1, 4)))], [X])["x"].dtype == np.float64
+
+
+def test_read_inputs_with_names_and_a_number_feeds_several(tmp_path: Path) -> None:
+    """NAME=FILE and NAME=NUMBER together feed a model with a scalar input."""
+    audio = save(tmp_path / "audio.npy", np.zeros((1, 512), np.float32))
+    state = save(tmp_path / "a=b.npy", np.zeros((2, 1, 128), np.float32))
+    feeds = read_inputs([f"input={audio}", f"state={state}", "sr=16000"], SILERO)
+    assert feeds["input"].shape == (1, 512)
+    assert feeds["state"].shape == (2, 1, 128)
+    assert (feeds["sr"].dtype, feeds["sr"].shape, int(feeds["sr"])) == (np.int64, (), 16000)
+
+
+def test_read_inputs_number_takes_the_rank_of_the_input() -> None:
+    """A number for an input of shape [1] or [n] becomes an array of one element."""
+    assert read_inputs(["t=0.5"], [TensorSpec("t", "float32", ("n", 1))])["t"].tolist() == [[0.5]]
+
+
+def test_read_inputs_from_a_picture_follows_the_image_spec(tmp_path: Path) -> None:
+    """A picture becomes a tensor of the input's shape by its ImageSpec, without naming the input."""
+    pillow = pytest.importorskip("PIL.Image", reason="the extra media (Pillow) is not installed")
+    pillow.new("RGB", (4, 2), (255, 0, 0)).save(tmp_path / "red.png")
+    spec = TensorSpec("x", "float32", (1, 3, 2, 4), ImageSpec())
+    array = read_inputs([tmp_path / "red.png", "t=1"], [spec, TensorSpec("t", "int32", ())])["x"]
+    assert array[0, :, 0, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "words"),
+    [
+        ([], UsageError, "'x' is not given"),
+        (["y=1"], BadInput, "no input 'y'"),
+        (["x=3"], BadInput, "there is no file '3'"),
+        (["none.npy"], BadInput, "none.npy"),
+        (["none.npz"], BadInput, "none.npz"),
+        (["none.png"], BadInput, "does not say how a picture becomes a tensor"),
+        (["notes.txt"], BadInput, "not a kind of file that is known"),
+        (["broken.npy"], BadInput, "broken.npy"),
+        (["broken.npz"], BadInput, "broken.npz"),
+        (["pickled.npy"], BadInput, "pickled.npy"),
+        (["good.npy", "good.npy"], UsageError, "given twice"),
+        (["other.npz"], BadInput, "no input 'x2'"),
+    ],
+)
+def test_read_inputs_with_something_unusable_says_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[str], error: type[Exception], words: str
+) -> None:
+    """What cannot be read is one clear error with a remedy."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "broken.npy", "broken.npz"):
+        Path(name).write_text("hello", encoding="utf-8")
+    np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save("good.npy", np.ones((1, 4), np.float32))
+    np.savez("other.npz", x2=np.ones(1))
+    with pytest.raises(error) as caught:
+        read_inputs(items, [X])
+    assert words in caught.value.message  # type: ignore[attr-defined]
+    assert caught.value.remedy  # type: ignore[attr-defined]
+
+
+def test_read_inputs_without_a_name_for_several_inputs_says_how(tmp_path: Path) -> None:
+    """An array that could be for any of several inputs is refused with the way to write it."""
+    with pytest.raises(UsageError, match="which of the inputs input, state, sr") as caught:
+        read_inputs([save(tmp_path / "a.npy", [1.0])], SILERO)
+    assert caught.value.remedy.startswith("write input=")
+
+
+def test_write_outputs_to_npz_keeps_the_names(tmp_path: Path) -> None:
+    """An `.npz` holds every output under its own name."""
+    files = write_outputs(tmp_path / "out.npz", {"a/b": np.ones(2), "c": np.zeros(3)})
+    assert set(files.values()) == {tmp_path / "out.npz"}
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert sorted(arrays.files) == ["a/b", "c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_write_outputs_to_a_folder_keeps_inside_it(tmp_path: Path) -> None:
+    """Output names become flat, distinct file names, even where they hold slashes or differ only in case."""
+    outputs = {"../../evil": np.ones(1), "A": np.ones(2), "a": np.ones(3), "..": np.ones(4)}
+    files = write_outputs(tmp_path / "out", outputs)
+    assert {path.parent for path in files.values()} == {tmp_path / "out"}
+    assert len({path.name.lower() for path in files.values()}) == 4
+    assert [np.load(files[name]).size for name in outputs] == [1, 2, 3, 4]
+
+
+def test_write_outputs_into_a_missing_folder_is_bad_input(tmp_path: Path) -> None:
+    """A path in a folder that is not there is the user's to correct."""
+    with pytest.raises(BadInput, match=r"out\.npz"):
+        write_outputs(tmp_path / "none" / "out.npz", {"a": np.ones(1)})
+
+
+def test_write_outputs_that_do_not_fit_keep_the_old_file(tmp_path: Path) -> None:
+    """When writing stops in the middle it is EnvironmentFailed, the old file stays and nothing is left beside it."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no limit on the size of a file")
+    import resource
+    import signal
+
+    target = tmp_path / "out.npz"
+    target.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(EnvironmentFailed, match="too large"):
+            write_outputs(target, {"a": np.ones(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_summarise_gives_figures_that_json_can_hold() -> None:
+    """Numbers are plain, values that are not finite are left out, and text has no figures."""
+    summary = summarise(
+        {
+            "scores": np.array([[0.1, 0.7, 0.2]], np.float32),
+            "map": np.array([[1.0, np.inf], [np.nan, 3.0]]),
+            "text": np.array(["a"]),
+            "none": np.zeros((0, 2)),
+        }
+    )
+    json.dumps(summary, allow_nan=False)
+    assert summary["scores"]["top1"] == 1
+    assert summary["scores"]["shape"] == [1, 3]
+    assert summary["scores"]["dtype"] == "float32"
+    assert summary["scores"]["max"] == pytest.approx(0.7)
+    assert (summary["map"]["min"], summary["map"]["mean"], summary["map"]["top1"]) == (1.0, 2.0, None)
+    assert (summary["text"]["dtype"], summary["text"]["mean"]) == ("str", None)
+    assert summary["none"]["min"] is None
