@@ -18,7 +18,8 @@ from converters.request import Request
 from converters.samples import Samples
 from converters.variants import WeightsFile, variant_bytes, write_variant
 from converters.verify.parity import OutputParity, ParityMeter, gate_value
-from edgert.runtime.timing import Latency, interleave
+from edgert.runtime.timing import TURN_S, Latency, interleave
+from edgert.errors import BadInput
 from edgert.host import HostFacts
 from edgert.manifest import TensorSpec
 from edgert.profile import DeviceProfile
@@ -26,7 +27,7 @@ from edgert.runtime.placement import where
 from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import Session
 
-TIMING_ROUNDS = 400
+TIMING_ROUNDS = 100
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,27 @@ class Job:
         return islice(iter(self.shared.samples), limit)
 
     def float_graph(self, processor: str, *, speed: bool = True) -> FloatGraph:
-        """Return the float graph for `processor` ("npu", "gpu", "cpu"), made once per call and kind."""
-        shapes = self.shapes
-        key = (processor, speed, self.profile.opset, tuple(sorted(shapes.items())))
+        """Return the float graph for `processor` ("npu", "gpu", "cpu"), made once per call and kind.
+
+        Where the samples' shapes make the graph invalid (a branch for another input size that never runs), only the
+        shapes asked for are fixed.
+        """
+        key = (processor, speed, self.profile.opset, tuple(sorted(self.shapes.items())))
         if key not in self.shared.graphs:
             self.progress(f"graph passes for {processor}")
             profile = replace(self.profile, processor=processor)
-            self.shared.graphs[key] = float_graph(self.request.model, profile, shapes, speed=speed)
+            graph = float_graph(self.request.model, profile, self.shapes, speed=speed)
+            if self.shapes != self.request.shapes and not self._loads(graph):
+                graph = float_graph(self.request.model, profile, self.request.shapes, speed=speed)
+            self.shared.graphs[key] = graph
         return self.shared.graphs[key]
+
+    def _loads(self, graph: FloatGraph) -> bool:
+        try:
+            self.open_cpu(self.write(graph.model, "shapes").path).close()
+        except BadInput:
+            return False
+        return True
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -142,15 +156,21 @@ class Job:
         return value >= 1.0 - self.request.max_drop
 
     def time_accelerator(self, device: ProviderDevice, session: Session, name: str) -> Latency:
-        """Time one warm session on an accelerator: once on an emulator, whose time is not the device's anyway."""
-        rounds, warmup = (1, 0) if device.emulated else (100, 2)
-        return self.time({name: session}, rounds=rounds, warmup=warmup)[name]
+        """Time one warm session on an accelerator: one call on an emulator, whose time is not the device's anyway."""
+        if device.emulated:
+            return self.time({name: session}, rounds=1, warmup=0, turn_s=0.0)[name]
+        return self.time({name: session}, rounds=10)[name]
 
     def time(
-        self, sessions: Mapping[str, Session], *, rounds: int = TIMING_ROUNDS, warmup: int = 2
+        self,
+        sessions: Mapping[str, Session],
+        *,
+        rounds: int = TIMING_ROUNDS,
+        warmup: int = 1,
+        turn_s: float = TURN_S,
     ) -> dict[str, Latency]:
         """Time `sessions` against each other on the first sample; the first of them is the baseline."""
-        self.progress("timing in interleaved rounds")
+        self.progress("timing in interleaved turns")
         feeds = next(self.feeds(1))
         calls = {name: (lambda session=session: session.run(feeds)) for name, session in sessions.items()}
-        return interleave(calls, rounds=rounds, budget_s=self.request.budget_s, warmup=warmup)
+        return interleave(calls, rounds=rounds, budget_s=self.request.budget_s, warmup=warmup, turn_s=turn_s)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from converters.candidates import cpu, gpu, npu
+from converters.candidates.accelerator import AcceleratorFailed
 from converters.candidates.choice import Choice
 from converters.job import Job, Shared
 from converters.packing import pack
@@ -128,8 +129,8 @@ def _convert_for(job: Job) -> BundleReport | ProfileFailure:
         return pack(job, choice, staging, job.request.output / f"{name}-{job.profile.id}{suffix}")
     except EnvironmentFailed:
         raise
-    except npu.NpuRefused as exc:
-        refused = npu.refused_json(exc.refused)
+    except AcceleratorFailed as exc:
+        refused = exc.refused_json()
         return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code, refused, exc.candidates)
     except EdgertError as exc:
         return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code)

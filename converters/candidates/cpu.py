@@ -16,7 +16,7 @@ from edgert.runtime.session import Session
 
 CPU = "CPUExecutionProvider"
 METHODS = ("minmax", "percentile")
-EMULATED_ROUNDS = 20
+EMULATED_ROUNDS = 3
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Candidates for a GPU profile: fp16 for devices with `shader-f16`, fp32 for the others, both in one bundle."""
 
 from converters.candidates import cpu
+from converters.candidates.accelerator import accelerator, nodes_refused
 from converters.candidates.choice import Choice
-from converters.candidates.npu import accelerator
 from converters.job import Job, Written
 from converters.quantize.fp16 import to_fp16
 from converters.request import Candidate, Check, VariantReport
@@ -10,7 +10,7 @@ from edgert.errors import GateFailed, UsageError
 from edgert.manifest import Placement
 from edgert.profile import ProviderChoice
 from edgert.runtime.providers import ProviderDevice
-from edgert.runtime.session import Session
+from edgert.runtime.session import Session, UnsupportedNodes
 
 HALVES = (
     "the software GPU has no shader-f16: nodes and time are those of the fp32 graph on it, numerics of this file on the CPU"
@@ -70,7 +70,11 @@ def _placement(provider: ProviderChoice, precision: str) -> Placement:
 def _run_fp32(job: Job, provider: ProviderChoice, device: ProviderDevice, written: Written) -> VariantReport:
     job.progress(f"placing fp32 on {provider.name}")
     options = provider.options_for("fp32", emulated=device.emulated)
-    session = Session.open(written.path, device, options=options, threads=job.request.threads)
+    try:
+        session = Session.open(written.path, device, options=options, threads=job.request.threads)
+    except UnsupportedNodes as exc:
+        verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
+        raise nodes_refused(job, provider, exc.refused, [Candidate("fp32", "fp32", None, None, verdict)]) from exc
     limit = job.request.emulator_samples if device.emulated else None
     try:
         parity = job.compare({"fp32": session}, f"running fp32 on {provider.name}", limit)["fp32"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from converters.candidates import cpu
+from converters.candidates.accelerator import AcceleratorFailed, accelerator, nodes_refused
 from converters.candidates.choice import Choice
 from converters.job import Job, Written
 from converters.quantize.plan import plan_quantization, variant_class
@@ -15,7 +16,7 @@ from edgert.errors import BadInput, GateFailed, MissingDevice, UsageError
 from edgert.manifest import Placement
 from edgert.profile import ProviderChoice
 from edgert.runtime.providers import Absent, ProviderDevice, find_device
-from edgert.runtime.session import NodeAssignment, Session, UnsupportedNodes
+from edgert.runtime.session import NodeAssignment, ProviderFailed, Session, UnsupportedNodes
 
 METHODS = {"int8": ("minmax", "percentile"), "w8a16": ("minmax",), "fp16": ("",)}
 ACTIVATION_BITS = {"int8": 8, "w8a16": 16}
@@ -30,17 +31,6 @@ class _Attempt:
     written: Written | None = None
     method: str = ""
     refused: tuple[NodeAssignment, ...] = ()
-
-
-def accelerator(job: Job) -> tuple[ProviderChoice, ProviderDevice]:
-    """Return the profile's first provider and the device, or its emulator, that is here; MissingDevice if none is."""
-    wanted = job.profile.providers[0]
-    found = find_device(wanted.name, allow_emulated=True)
-    if isinstance(found, Absent):
-        raise MissingDevice(
-            f"profile '{job.profile.id}' is verified on {wanted.name}, which is not here: {found.reason}", found.remedy
-        )
-    return wanted, found
 
 
 def choose(job: Job) -> Choice:
@@ -73,13 +63,17 @@ def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
 
 
 def _require_static(job: Job) -> None:
-    free = job.float_graph("npu").free_dimensions
-    if free:
-        name, axis, label = free[0]
-        raise BadInput(
-            f"dimension {axis} ('{label}') of input '{name}' is not fixed, and profile '{job.profile.id}' needs static shapes",
-            f"give --shape {name}=… or calibration samples that all have one shape",
-        )
+    """Raise BadInput that names the dimension which neither --shape nor the samples fix.
+
+    A graph that is not valid with the samples' shapes goes on with free dimensions, so that the provider names the nodes.
+    """
+    for name, axis, label in job.float_graph("npu").free_dimensions:
+        if name not in job.shapes:
+            which = f"dimension {axis}" + (f" ('{label}')" if label else "")
+            raise BadInput(
+                f"{which} of input '{name}' is not fixed, and profile '{job.profile.id}' needs static shapes",
+                f"give --shape {name}=… or calibration samples that all have one shape",
+            )
 
 
 def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precision: str, method: str) -> _Attempt:
@@ -93,6 +87,8 @@ def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precisi
     except UnsupportedNodes as exc:
         verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
         return _Attempt(Candidate(precision, label, None, None, verdict), refused=tuple(exc.refused))
+    except ProviderFailed as exc:
+        return _Attempt(Candidate(precision, label, None, None, exc.message))
     try:
         return _judge(job, provider, device, session, written, _Label(precision, name, label, method))
     finally:
@@ -172,39 +168,24 @@ def _choice(job: Job, provider: ProviderChoice, attempt: _Attempt, attempts: lis
     )
 
 
-class NpuRefused(GateFailed):
-    """No candidate runs whole on the NPU or holds the gate; `refused` lists the nodes, `candidates` what was tried."""
-
-    def __init__(
-        self, message: str, remedy: str, refused: tuple[NodeAssignment, ...], candidates: tuple[Candidate, ...]
-    ) -> None:
-        super().__init__(message, remedy)
-        self.refused = refused
-        self.candidates = candidates
-
-
-def _failure(job: Job, provider: ProviderChoice, attempts: list[_Attempt]) -> NpuRefused:
+def _failure(job: Job, provider: ProviderChoice, attempts: list[_Attempt]) -> AcceleratorFailed:
     candidates = tuple(attempt.candidate for attempt in attempts)
     judged = [attempt.candidate for attempt in attempts if attempt.candidate.gate is not None]
     if judged:
         best = max(judged, key=lambda one: one.gate or 0.0)
-        return NpuRefused(
+        return AcceleratorFailed(
             f"profile '{job.profile.id}': the best candidate, {best.variant}, has {job.request.metric} {best.gate:.4f}, "
             f"below {1 - job.request.max_drop:g}",
             "give more or better calibration data, or a larger --max-drop",
             (),
             candidates,
         )
-    refused = min((attempt.refused for attempt in attempts), key=len)
-    named = "\n".join(f"  {node.op_type} at node '{node.name}'" for node in refused)
-    return NpuRefused(
-        f"profile '{job.profile.id}': {provider.name} refuses {len(refused)} nodes:\n{named}",
-        "replace these operators before export, or choose a profile with a GPU or CPU",
-        refused,
-        candidates,
-    )
-
-
-def refused_json(nodes: tuple[NodeAssignment, ...]) -> list[Mapping[str, str]]:
-    """Return refused nodes as JSON objects."""
-    return [{"name": node.name, "op_type": node.op_type, "domain": node.domain} for node in nodes]
+    refused = min((attempt.refused for attempt in attempts if attempt.refused), key=len, default=())
+    if not refused:
+        return AcceleratorFailed(
+            f"profile '{job.profile.id}': {attempts[-1].candidate.outcome}",
+            "report this model with the provider's version (edgert doctor), or convert for a CPU profile",
+            (),
+            candidates,
+        )
+    return nodes_refused(job, provider, refused, candidates)

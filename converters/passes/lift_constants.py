@@ -68,7 +68,8 @@ def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
         case "value_float" | "value_floats":
             return ir.tensor(np.array(attribute.value, dtype=np.float32))
         case "value_string":
-            return ir.tensor([attribute.as_string()], shape=ir.Shape(()), dtype=ir.DataType.STRING)  # type: ignore[call-arg]
+            return ir.StringTensor(np.array(attribute.as_string().encode(), dtype=object), shape=ir.Shape(()))
         case "value_strings":
-            return ir.tensor(list(attribute.as_strings()), dtype=ir.DataType.STRING)
+            texts = [text.encode() for text in attribute.as_strings()]
+            return ir.StringTensor(np.array(texts, dtype=object), shape=ir.Shape([len(texts)]))
     return None

@@ -217,7 +217,8 @@ class _Writer:
                 _retype_attributes(node, self.halves)
         self._float_outputs(graph)
         for value in self.halves:
-            value.dtype = ir.DataType.FLOAT16
+            # A clone shares the type objects of its original, so the type is replaced, not edited.
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
         _drop_unused_initializers(graph)
 
     def _match_inputs(self, node: ir.Node, owner: ir.Graph, opsets: Mapping[str, int]) -> None:

@@ -1,6 +1,6 @@
 """What calibration remembers of a tensor: its extremes, and counts between fixed edges. Pure numpy.
 
-From a histogram a narrower range is chosen by percentile, mean squared error or relative entropy. Values
+From a histogram a narrower range is chosen by percentile or by mean squared error. Values
 are counted and forgotten; running the model is left to `calibrate`.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 2048
-METHODS = ("minmax", "percentile", "mse", "entropy")
+METHODS = ("minmax", "percentile", "mse")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ def choose_range(histogram: Histogram, method: str, levels: int = 256, percentil
     choose: Mapping[str, Callable[[], tuple[float, float]]] = {
         "percentile": lambda: _percentile(histogram, percentile),
         "mse": lambda: _least_squares(histogram, levels),
-        "entropy": lambda: _least_entropy(histogram, levels),
     }
     minimum, maximum = choose[method]()
     return TensorRange(float(minimum), float(maximum), full.absmax, full.count)
@@ -126,43 +125,3 @@ def _least_squares(histogram: Histogram, levels: int) -> tuple[float, float]:
     error[highs - lows <= 0.0] = np.inf
     best = int(np.argmin(error))
     return lows[best], highs[best]
-
-
-def _least_entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
-    """Minimise the relative entropy KL(data || data seen through `levels` steps), values cut off counted at
-    the ends.
-
-    After Migacz, "8-bit inference with TensorRT" (GTC 2017), with both tails free and the bins never fewer
-    than 2048.
-    """
-    edges = histogram.edges
-    counts = histogram.counts.astype(np.float64)
-    centres = (edges[:-1] + edges[1:]) / 2.0
-    lows, highs = (np.unique(side) for side in _candidates(histogram))
-    best, chosen = np.inf, (histogram.full.minimum, histogram.full.maximum)
-    for low in lows[:: max(1, len(lows) // 16)]:
-        for high in highs[::-1][:: max(1, len(highs) // 16)]:
-            divergence = _divergence(counts, centres, low, high, levels)
-            if divergence < best:
-                best, chosen = divergence, (low, high)
-    return chosen
-
-
-def _divergence(
-    counts: NDArray[np.float64], centres: NDArray[np.float64], low: float, high: float, levels: int
-) -> float:
-    inside = (centres >= low) & (centres <= high)
-    if high <= low or not counts[inside].any():
-        return np.inf
-    real = counts[inside].copy()
-    real[0] += counts[centres < low].sum()
-    real[-1] += counts[centres > high].sum()
-    step = np.minimum(((centres[inside] - low) / (high - low) * levels).astype(np.int64), levels - 1)
-    filled = counts[inside] > 0
-    totals = np.bincount(step, weights=counts[inside], minlength=levels)
-    sharers = np.maximum(np.bincount(step, weights=filled, minlength=levels), 1.0)
-    seen = np.where(filled, (totals / sharers)[step], 0.0)
-    p = real / real.sum()
-    q = np.maximum(seen / max(seen.sum(), 1.0), 1e-12)
-    present = p > 0
-    return float(np.sum(p[present] * np.log(p[present] / q[present])))

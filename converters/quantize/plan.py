@@ -266,7 +266,7 @@ class _Planner:
         return None
 
     def _gemm_refusal(self, node: ir.Node) -> str | None:
-        if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", 0):
+        if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", 0) != 0:
             return "the integer kernel takes neither alpha nor transA"
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             if node.attributes.get_float("beta", 1.0) != 1.0:

@@ -17,8 +17,8 @@ from edgert.runtime.timing import Latency, interleave
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--rounds", default=50, show_default=True, help="Timed rounds.")
-@click.option("--warmup", default=5, show_default=True, help="Rounds before the timed ones.")
+@click.option("--rounds", default=20, show_default=True, help="Rounds: a turn of 0.1 s for each in every one.")
+@click.option("--warmup", default=1, show_default=True, help="Untimed calls at the start of each turn.")
 @click.option("--input", "inputs", multiple=True, help="Inputs as for `edgert run`; default is the first golden vector.")
 @click.option("--against", type=click.Path(path_type=Path), help="Another ONNX file to time beside it, as the original.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or npu.")
@@ -38,7 +38,7 @@ def bench(
 ) -> None:
     """Time BUNDLE: p50, p90, p99 and throughput, with raw onnxruntime on the same variant beside it.
 
-    The machine is noisy: trust the ratios, which are medians over rounds run in turn.
+    The machine may be noisy: trust the ratios, which are medians over rounds with a turn for each.
 
     \b
     Example:

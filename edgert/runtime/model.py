@@ -113,6 +113,7 @@ def load(
     *,
     trusted_keys: Sequence[Path | str] | None = None,
     check_golden: bool = True,
+    spin: bool = True,
 ) -> Model:
     """Open a bundle on the best processor that is really there.
 
@@ -120,6 +121,7 @@ def load(
     `threads=0` means the usable cores. `strict=True` raises MissingDevice where otherwise another placement
     would be used (a fallback, which is logged on the logger "edgert" and told by `explain`). `trusted_keys`
     are public keys, one of which must have signed the bundle. `check_golden=False` skips the golden vectors.
+    `spin=False` saves the CPU time that waiting threads burn after each run; see `Session.open`.
 
     Raises what `open_bundle` raises, UsageError, MissingDevice, VerificationFailed (no placement reproduces
     the golden vectors).
@@ -129,7 +131,7 @@ def load(
     found = _find_devices(bundle.manifest, device)
     devices = [item for item in found if isinstance(item, ProviderDevice)]
     ranking = rank(bundle.manifest, devices, [item for item in found if isinstance(item, Absent)], device)
-    choice = _choose(bundle, ranking, device, threads, strict, check_golden)
+    choice = _choose(bundle, ranking, _Wish(device, threads, spin, strict, check_golden))
     if choice.fallback:
         log.warning(
             "%s: %s is used instead of %s: %s",
@@ -148,33 +150,44 @@ def _find_devices(manifest: Manifest, device: str) -> list[ProviderDevice | Abse
     return [find_device(provider, allow_emulated=allowed) for provider, allowed in emulated.items()]
 
 
-def _choose(bundle: Bundle, ranking: Ranking, asked: str, threads: int, strict: bool, check: bool) -> Choice:
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller of `load` asked for."""
+
+    device: str
+    threads: int
+    spin: bool
+    strict: bool
+    check_golden: bool
+
+
+def _choose(bundle: Bundle, ranking: Ranking, wish: _Wish) -> Choice:
     """Open the candidates in order until one reproduces the golden vectors."""
     considered = [Considered(skipped.placement, skipped.reason, skipped.remedy) for skipped in ranking.skipped]
     failure: EdgertError | None = None
     for candidate in ranking.candidates:
-        if strict and candidate.placement is not ranking.wanted:
+        if wish.strict and candidate.placement is not ranking.wanted:
             break
         try:
-            session, golden = _open(bundle, candidate, threads, check)
+            session, golden = _open(bundle, candidate, wish)
         except EdgertError as exc:
             considered.append(Considered(candidate.placement, exc.message, exc.remedy))
             failure = exc
             continue
-        fallback = _fallback(ranking.wanted, candidate.placement, asked, considered)
+        fallback = _fallback(ranking.wanted, candidate.placement, wish.device, considered)
         considered.append(Considered(candidate.placement))
         return Choice(session, candidate, golden, tuple(considered), fallback)
-    if failure is not None and not strict:
+    if failure is not None and not wish.strict:
         raise failure
-    raise _missing(bundle, asked, considered) from failure
+    raise _missing(bundle, wish.device, considered) from failure
 
 
-def _open(bundle: Bundle, candidate: Candidate, threads: int, check: bool) -> tuple[Session, GoldenResult | None]:
+def _open(bundle: Bundle, candidate: Candidate, wish: _Wish) -> tuple[Session, GoldenResult | None]:
     """Open one candidate and check it; VerificationFailed when it does not reproduce the golden vectors."""
     placement = candidate.placement
     path = bundle.file(bundle.manifest.variant(placement.variant).file)
-    session = Session.open(path, candidate.device, options=candidate.options, threads=threads)
-    if not check:
+    session = Session.open(path, candidate.device, options=candidate.options, threads=wish.threads, spin=wish.spin)
+    if not wish.check_golden:
         return session, None
     # An emulated accelerator takes seconds for what the real one does in milliseconds.
     golden = check_golden(session, bundle, placement.variant, limit=1 if candidate.device.emulated else None)

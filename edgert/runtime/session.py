@@ -81,7 +81,7 @@ class Session:
         *,
         options: Mapping[str, str] | None = None,
         threads: int = 0,
-        spin: bool = False,
+        spin: bool = True,
         allow_cpu_nodes: bool = False,
         session_config: Mapping[str, str] | None = None,
     ) -> Self:
@@ -91,10 +91,8 @@ class Session:
         `allow_cpu_nodes` lets an accelerator leave nodes to the CPU. `session_config` are ONNX Runtime
         session configuration entries.
 
-        `spin` lets threads wait actively between the operators of a run, never after it. It is off, because a
-        device has other work. PP-OCRv4 recogniser, 2 threads, 2 cores, ONNX Runtime's default (spinning) against
-        none, medians: nearly idle 21.2 and 21.5 ms back to back, 20.6 and 26.4 ms with pauses of 50 ms (and 80
-        against 29 ms of CPU time a run); beside other work 120 and 63 ms.
+        `spin=False` stops ONNX Runtime's threads from waiting actively between and after runs: slower back to back,
+        cheaper for a device that runs now and then (docs/adr/0031).
 
         Raises BadInput (the file is not a model that can be loaded), UnsupportedNodes, ProviderFailed,
         EnvironmentFailed (out of memory).
@@ -182,12 +180,9 @@ def _create(path: Path, device: ProviderDevice, plan: _Plan, allow_cpu_nodes: bo
 
 
 def _config(device: ProviderDevice, spin: bool, allow_cpu_nodes: bool) -> dict[str, str]:
-    config = {
-        "session.record_ep_graph_assignment_info": "1",
-        "session.intra_op.allow_spinning": "1" if spin else "0",
-        # Where threads may spin, they burn nothing once the run has ended.
-        "session.force_spinning_stop": "1",
-    }
+    config = {"session.record_ep_graph_assignment_info": "1"}
+    if not spin:
+        config["session.intra_op.allow_spinning"] = "0"
     if device.provider != CPU and not allow_cpu_nodes:  # with only the CPU provider this key is an error
         config["session.disable_cpu_ep_fallback"] = "1"
     return config

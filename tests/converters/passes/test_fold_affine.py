@@ -1,4 +1,4 @@
-"""Multiplications and additions of constants go into the weights beside them, exactly where that is the same function."""
+"""Multiplications and additions of constants go into the weights beside them, where that is the same function."""
 
 import numpy as np
 import pytest
@@ -31,9 +31,7 @@ CONVS = {
 @pytest.mark.parametrize(("nodes", "constants"), AFTER.values(), ids=AFTER)
 def test_affine_after_a_convolution_goes_into_its_weights(linear, weights, nodes, constants):
     """Scale, offset and batch norm behind each kind of convolution vanish."""
-    graph = model(
-        f"g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) {{ {linear} {nodes} }}", **weights, **constants
-    )
+    graph = model(f"g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) {{ {linear} {nodes} }}", **weights, **constants)
     apply(fold_affine, graph, changes=len(ops(graph)) - 1)
     assert sum(ops(graph).values()) == 1
 
@@ -99,7 +97,8 @@ def test_offset_before_a_convolution_without_padding_goes_into_its_bias():
 def test_offset_before_a_padded_convolution_stays_and_its_scale_moves_on():
     """A padded border would not see the offset: declined by name; the factor in front of it still folds."""
     graph = model(
-        "g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) { m = Mul(x, k) h = Add(m, b) y = Conv<pads = [1, 1, 1, 1]>(h, w) }",
+        "g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) { m = Mul(x, k) h = Add(m, b)"
+        " y = Conv<pads = [1, 1, 1, 1]>(h, w) }",
         w=weight(4, 6, 3, 3),
         k=weight(),
         b=weight(1, seed=1),
@@ -122,9 +121,7 @@ NEAR = {
 def test_affine_that_is_no_channel_scale_is_declined(nodes, constants, reason):
     """What would change the result stays, and the reason says why."""
     arrays = {name: np.asarray(value) for name, value in constants.items()}
-    graph = model(
-        f"g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) {{ {nodes} }}", w=weight(4, 6, 3, 3), **arrays
-    )
+    graph = model(f"g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) {{ {nodes} }}", w=weight(4, 6, 3, 3), **arrays)
     result = apply(fold_affine, graph, changes=0)
     assert bool(result.declined) == bool(reason)
     assert all(reason in text for text in result.declined)
@@ -133,7 +130,8 @@ def test_affine_that_is_no_channel_scale_is_declined(nodes, constants, reason):
 def test_shared_weight_is_declined():
     """Two convolutions with one weight would need two."""
     graph = model(
-        "g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) { h = Conv(x, w) m = Mul(h, k) i = Conv(x, w) y = Add(m, i) }",
+        "g (float[2, 6, 5, 5] x) => (float[n, c, u, v] y) { h = Conv(x, w) m = Mul(h, k) i = Conv(x, w)"
+        " y = Add(m, i) }",
         w=weight(4, 6, 3, 3),
         k=weight(),
     )

@@ -157,7 +157,8 @@ def test_hard_swish_inside_an_if_branch_is_fused():
     """Patterns inside subgraphs are found, also when they use a value and a weight of the outer graph."""
     fused = model(
         """g (bool c, float[2, 5] x) => (float[2, 5] y) {
-        y = If(c) <then_branch = t () => (float[2, 5] p) { a = Add(x, three) b = Clip(a, zero, six) m = Mul(x, b) p = Div(m, six) },
+        y = If(c) <then_branch = t () => (float[2, 5] p) { a = Add(x, three) b = Clip(a, zero, six)
+                       m = Mul(x, b) p = Div(m, six) },
                    else_branch = e () => (float[2, 5] q) { q = Identity(x) }> }""",
         **{name: np.array(NUMBERS[name]) for name in ("zero", "three", "six")},
     )
