@@ -18,7 +18,6 @@ from converters.request import Request
 from converters.samples import Samples
 from converters.variants import WeightsFile, variant_bytes, write_variant
 from converters.verify.parity import OutputParity, ParityMeter, gate_value
-from edgert.runtime.timing import TURN_S, Latency, interleave
 from edgert.errors import BadInput
 from edgert.host import HostFacts
 from edgert.manifest import TensorSpec
@@ -26,6 +25,7 @@ from edgert.profile import DeviceProfile
 from edgert.runtime.placement import where
 from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import Session
+from edgert.runtime.timing import TURN_S, Latency, interleave
 
 TIMING_ROUNDS = 100
 

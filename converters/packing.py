@@ -27,6 +27,9 @@ REFERENCE_SAMPLES = 64
 TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy")
 NO_LICENSE = "NOASSERTION"
 
+Pair = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+"""One sample: inputs by name, and what the original model gives for them by name."""
+
 
 def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleReport:
     """Fill the empty folder `staging`, turn it into the bundle at `destination`, and return its report."""
@@ -41,7 +44,11 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleRe
     warnings = manifest.warnings
     (staging / MEASUREMENTS_NAME).write_text(strict_json.dumps(_measurements(job, choice)), encoding="utf-8")
     digest = write_bundle(staging, manifest, destination)
-    size = sum(file.stat().st_size for file in destination.iterdir()) if destination.is_dir() else destination.stat().st_size
+    size = (
+        sum(file.stat().st_size for file in destination.iterdir())
+        if destination.is_dir()
+        else destination.stat().st_size
+    )
     return BundleReport(
         path=destination,
         profile=job.profile.id,
@@ -55,9 +62,9 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleRe
     )
 
 
-def _golden(job: Job, staging: Path) -> list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
+def _golden(job: Job, staging: Path) -> list[Pair]:
     """Write the first samples with the original's outputs as golden vectors and return them."""
-    vectors = [(feeds, job.shared.original.run(feeds)) for feeds in job.feeds(GOLDEN_VECTORS)]
+    vectors: list[Pair] = [(feeds, job.shared.original.run(feeds)) for feeds in job.feeds(GOLDEN_VECTORS)]
     write_golden(staging / GOLDEN_FILE, [GoldenVector(*pair) for pair in vectors])
     return vectors
 
@@ -65,7 +72,7 @@ def _golden(job: Job, staging: Path) -> list[tuple[Mapping[str, np.ndarray], Map
 def _minimum(
     job: Job,
     path: Path,
-    golden: list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    golden: list[Pair],
     choice: Choice,
     name: str,
 ) -> float:
@@ -101,7 +108,7 @@ def _write_reference(job: Job, choice: Choice, staging: Path) -> tuple[TensorSpe
     return outputs
 
 
-def _pairs(job: Job) -> Iterator[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
+def _pairs(job: Job) -> Iterator[Pair]:
     for feeds in islice(job.feeds(), REFERENCE_SAMPLES):
         yield feeds, job.shared.original.run(feeds)
 
@@ -122,9 +129,7 @@ def _manifest(
         isa=profile.isa,
         inputs=_inputs(job),
         outputs=outputs,
-        variants=tuple(
-            Variant(name, _precision(choice, name), f"{name}.onnx") for name in choice.models
-        ),
+        variants=tuple(Variant(name, _precision(choice, name), f"{name}.onnx") for name in choice.models),
         chosen=choice.chosen,
         placements=tuple(choice.placements),
         golden=Golden(GOLDEN_FILE, golden, minimum),

@@ -16,6 +16,7 @@ from converters.candidates.accelerator import AcceleratorFailed
 from converters.candidates.choice import Choice
 from converters.job import Job, Shared
 from converters.packing import pack
+from converters.passes.set_shapes import set_input_shapes
 from converters.report.page import write_report
 from converters.request import (
     PRECISIONS,
@@ -27,14 +28,13 @@ from converters.request import (
     no_progress,
 )
 from converters.samples import Samples, open_samples
-from converters.passes.set_shapes import set_input_shapes
 from converters.sources import onnx_file
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, UsageError, nearest
 from edgert.host import host_facts
 from edgert.image_spec import ImageSpec
 from edgert.json_fields import flat_name
 from edgert.manifest import TensorSpec
-from edgert.profile import DeviceProfile, load_profile
+from edgert.profile import load_profile
 from edgert.runtime.providers import ProviderDevice, find_device
 from edgert.runtime.session import Session
 
@@ -207,12 +207,10 @@ def _described(request: Request, inputs: Sequence[TensorSpec]) -> tuple[TensorSp
 
 
 def _static_shapes(request: Request, inputs: Sequence[TensorSpec], samples: Samples) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that the samples have, of the inputs whose samples all have one shape, under those asked for."""
+    """Return the shapes asked for, and of the other inputs the one that all their samples have."""
     seen: dict[str, set[tuple[int, ...]]] = {spec.name: set() for spec in inputs}
     for feeds in samples:
         for name, array in feeds.items():
             seen[name].add(array.shape)
     common = {name: next(iter(shapes)) for name, shapes in seen.items() if len(shapes) == 1}
     return common | dict(request.shapes)
-
-

@@ -22,9 +22,7 @@ class _Histogram:
 
     def add(self, values: np.ndarray) -> None:
         flat = values.astype(np.float64).ravel()
-        self.counts += np.bincount(
-            np.searchsorted(self.edges, flat, side="right"), minlength=len(self.edges) + 1
-        )
+        self.counts += np.bincount(np.searchsorted(self.edges, flat, side="right"), minlength=len(self.edges) + 1)
         self.n += flat.size
 
     def to_json(self) -> dict[str, object]:
@@ -61,7 +59,9 @@ class _Classes:
         }
 
 
-def reference_profile(pairs: Pairs, chosen: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]) -> dict[str, object]:
+def reference_profile(
+    pairs: Pairs, chosen: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+) -> dict[str, object]:
     """Return the content of `reference.json` from two passes over (inputs, original outputs).
 
     `pairs` gives a fresh iterator at each call; `chosen` runs the chosen variant on one sample's inputs. Per tensor:
@@ -80,7 +80,9 @@ def reference_profile(pairs: Pairs, chosen: Callable[[Mapping[str, np.ndarray]],
         _count(histograms["outputs"], outputs)
         own = chosen(inputs)
         for name in (name for name, values in outputs.items() if _is_probability(values)):
-            classes.setdefault(name, _Classes(np.zeros(outputs[name].shape[-1], np.int64))).add(outputs[name], own[name])
+            classes.setdefault(name, _Classes(np.zeros(outputs[name].shape[-1], np.int64))).add(
+                outputs[name], own[name]
+            )
     return {
         "schema_version": 1,
         "inputs": {name: item.to_json() for name, item in histograms["inputs"].items()},

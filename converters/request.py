@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.verify.parity import OutputParity
-from edgert.runtime.timing import Latency
 from edgert.image_spec import ImageSpec
+from edgert.runtime.timing import Latency
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); total 0 means that the end is not known."""

@@ -42,7 +42,7 @@ class WeightsFile:
             offset=self._offsets[key],
             length=len(data),
             dtype=tensor.dtype,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             name=tensor.name or "",
             base_dir=self._folder,
         )

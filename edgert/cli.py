@@ -95,7 +95,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         sys.stderr.close()
         return 0
     except MemoryError:
-        return _report(EnvironmentFailed("out of memory", "use fewer or smaller samples, or a machine with more memory"))
+        return _report(
+            EnvironmentFailed("out of memory", "use fewer or smaller samples, or a machine with more memory")
+        )
     except OSError as exc:
         return _report(environment_error(exc))
 

@@ -111,9 +111,7 @@ def _download(model: RealModel, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode == 0 and wheels:
         return wheels[0]
-    said = [
-        line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module named" in line
-    ]
+    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module named" in line]
     cause = said[-1] if said else f"pip ended with {done.returncode}"
     raise EnvironmentFailed(
         f"package {wanted} with model '{model.id}' cannot be downloaded: {cause}",

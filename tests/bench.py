@@ -56,7 +56,9 @@ def bench_model(model_id: str, profile: str) -> tuple[tuple[str, ...], float]:
             [profile],
             calibration=f"tests.real_samples:{name}",
             output=Path(folder),
-            shapes={key: array.shape for key, array in feeds.items() if array.ndim} if model_id.startswith("ppocr") else {},
+            shapes={key: array.shape for key, array in feeds.items() if array.ndim}
+            if model_id.startswith("ppocr")
+            else {},
             progress=progress,
         )
         progress.clear()

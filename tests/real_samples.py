@@ -68,7 +68,7 @@ def magika() -> Iterator[Sample]:
 
 
 def silero_vad() -> Iterator[Sample]:
-    """Yield 36 ms of noise bursts and vowels of growing loudness at 16 kHz, with states that real speech leaves behind."""
+    """Yield 36 ms of vowels of growing loudness in noise at 16 kHz, with states as speech leaves them behind."""
     random = np.random.default_rng(5)
     time = np.arange(576) / 16000
     for number in range(COUNT):

@@ -46,9 +46,7 @@ class Installed:
 
 
 def _clean_environment() -> dict[str, str]:
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
-    }
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
 def _must_run(*command: str | Path) -> str:
@@ -139,9 +137,7 @@ def test_sdist_carries_what_builds_and_tests_it(built: Built) -> None:
 
 def test_base_install_has_no_package_of_an_extra(installed: Installed) -> None:
     """The base install is small: what belongs to an extra is not there."""
-    code = (
-        f"import importlib.util as u, json; print(json.dumps([n for n in {EXTRAS_ONLY!r} if u.find_spec(n)]))"
-    )
+    code = f"import importlib.util as u, json; print(json.dumps([n for n in {EXTRAS_ONLY!r} if u.find_spec(n)]))"
     done = installed.call("python", "-c", code)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
@@ -159,9 +155,7 @@ def test_base_install_profiles_list_names_every_profile(installed: Installed) ->
     """The installed program finds the profiles that the repository holds."""
     done = installed.call("edgert", "profiles", "list")
     assert done.returncode == 0, done.stderr
-    missing = [
-        path.stem for path in (ROOT / "device_profiles").glob("*.toml") if path.stem not in done.stdout
-    ]
+    missing = [path.stem for path in (ROOT / "device_profiles").glob("*.toml") if path.stem not in done.stdout]
     assert missing == []
 
 
@@ -188,9 +182,7 @@ def test_base_install_run_gives_the_outputs_of_the_bundle(
         assert np.isfinite(arrays["y"]).all()
 
 
-def test_base_install_convert_names_the_command_that_installs_it(
-    installed: Installed, tiny_model: Path
-) -> None:
+def test_base_install_convert_names_the_command_that_installs_it(installed: Installed, tiny_model: Path) -> None:
     """Without the extra, `edgert convert` ends with 3 and says what to install."""
     done = installed.call(
         "edgert", "convert", str(tiny_model), "-p", "x86-avx2", "-o", "out", "--calibration", "random"

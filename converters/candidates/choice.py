@@ -48,7 +48,9 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
         return None, f"no candidate keeps {metric} within {max_drop:g} of the original{found}"
     timed = [one for one in held if one.speedup is not None]
     if len(timed) < len(held):
-        return held[0], f"{held[0].variant} is the first in the profile's order that holds the gate; its time is not measured here"
+        return held[
+            0
+        ], f"{held[0].variant} is the first in the profile's order that holds the gate; its time is not measured here"
     winner = max(timed, key=lambda one: one.speedup or 0.0)
     floats = [one for one in timed if one.precision in FLOATS]
     best_float = max(floats, key=lambda one: one.speedup or 0.0, default=None)

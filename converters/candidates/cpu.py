@@ -9,10 +9,10 @@ from converters.quantize.plan import plan_quantization
 from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
 from converters.verify.parity import OutputParity
-from edgert.runtime.timing import Latency
 from edgert.errors import GateFailed, UsageError
 from edgert.manifest import Placement
 from edgert.runtime.session import Session
+from edgert.runtime.timing import Latency
 
 CPU = "CPUExecutionProvider"
 METHODS = ("minmax", "percentile")
@@ -39,7 +39,9 @@ def choose(job: Job) -> Choice:
     try:
         parities = job.compare({name: run.session for name, run in runs.items()}, "comparing with the original")
         rounds = {} if host else {"rounds": EMULATED_ROUNDS}
-        times = job.time({"original": job.shared.original} | {name: run.session for name, run in runs.items()}, **rounds)
+        times = job.time(
+            {"original": job.shared.original} | {name: run.session for name, run in runs.items()}, **rounds
+        )
         judged = [
             Judged(name, run.precision, job.gate(parities[name]), times[name].speedup if host else None)
             for name, run in runs.items()
@@ -90,7 +92,7 @@ def _wanted(job: Job, precision: str) -> bool:
 
 
 def _float_runs(job: Job, host: bool) -> dict[str, _Run]:
-    """Return the float candidates; the graph as it came joins only where its time is real, to catch a slower rewrite."""
+    """Return the float candidates; the graph as it came joins where its time is real, to catch a slower rewrite."""
     if not _wanted(job, "fp32"):
         return {}
     graphs = {"fp32": job.float_graph("cpu")}

@@ -13,7 +13,8 @@ from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import Session, UnsupportedNodes
 
 HALVES = (
-    "the software GPU has no shader-f16: nodes and time are those of the fp32 graph on it, numerics of this file on the CPU"
+    "the software GPU has no shader-f16: nodes and time are those of the fp32 graph on it, "
+    "numerics those of this file on the CPU"
 )
 
 
@@ -39,7 +40,9 @@ def choose(job: Job) -> Choice:
         held = job.holds(job.gate(half[1].checks[0].outputs))
         candidates.insert(
             0,
-            Candidate("fp16", "fp16", job.gate(half[1].checks[0].outputs), None, "chosen" if held else "below the gate"),
+            Candidate(
+                "fp16", "fp16", job.gate(half[1].checks[0].outputs), None, "chosen" if held else "below the gate"
+            ),
         )
         if held:
             models["fp16"] = half[0]

@@ -1,6 +1,5 @@
-"""Candidates for an NPU profile: integers first, then 16-bit activations, then fp16, each run on the NPU or its emulator."""
+"""Candidates for an NPU profile: int8, then 16-bit activations, then fp16, each run on the NPU or its emulator."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,10 +11,10 @@ from converters.job import Job, Written
 from converters.quantize.plan import plan_quantization, variant_class
 from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
-from edgert.errors import BadInput, GateFailed, MissingDevice, UsageError
+from edgert.errors import BadInput, UsageError
 from edgert.manifest import Placement
 from edgert.profile import ProviderChoice
-from edgert.runtime.providers import Absent, ProviderDevice, find_device
+from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import NodeAssignment, ProviderFailed, Session, UnsupportedNodes
 
 METHODS = {"int8": ("minmax", "percentile"), "w8a16": ("minmax",), "fp16": ("",)}
@@ -65,7 +64,7 @@ def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
 def _require_static(job: Job) -> None:
     """Raise BadInput that names the dimension which neither --shape nor the samples fix.
 
-    A graph that is not valid with the samples' shapes goes on with free dimensions, so that the provider names the nodes.
+    A graph that is not valid with the samples' shapes goes on with free ones, so that the provider names its nodes.
     """
     for name, axis, label in job.float_graph("npu").free_dimensions:
         if name not in job.shapes:
@@ -126,9 +125,7 @@ def _judge(
         return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate on the NPU"))
     latency = job.time_accelerator(device, session, label.shown)
     where, name = job.where(device), label.variant
-    report = VariantReport(
-        name, label.precision, written.bytes, provider.name, where, session.nodes, checks, latency
-    )
+    report = VariantReport(name, label.precision, written.bytes, provider.name, where, session.nodes, checks, latency)
     return _Attempt(Candidate(label.precision, label.shown, gate, None, "chosen"), report, written, label.method)
 
 
@@ -174,8 +171,8 @@ def _failure(job: Job, provider: ProviderChoice, attempts: list[_Attempt]) -> Ac
     if judged:
         best = max(judged, key=lambda one: one.gate or 0.0)
         return AcceleratorFailed(
-            f"profile '{job.profile.id}': the best candidate, {best.variant}, has {job.request.metric} {best.gate:.4f}, "
-            f"below {1 - job.request.max_drop:g}",
+            f"profile '{job.profile.id}': the best candidate, {best.variant}, has {job.request.metric} "
+            f"{best.gate:.4f}, below {1 - job.request.max_drop:g}",
             "give more or better calibration data, or a larger --max-drop",
             (),
             candidates,

@@ -49,8 +49,8 @@ FLOAT_ONLY = frozenset({"Cast", "LSTM", "GRU", "RNN"})
 """Ops never quantized: a Cast says its types itself, and no provider has a quantized kernel of the recurrent ones."""
 
 NORMALIZATIONS = frozenset({"InstanceNormalization", "BatchNormalization", "GroupNormalization"})
-"""Ops whose scale is stored like a weight. LayerNormalization is not among them: onnxruntime-qnn 2.7 refuses an int8 scale
-beside an int32 bias, and takes both in the type of the activations."""
+"""Ops whose scale is stored like a weight. LayerNormalization is not among them: onnxruntime-qnn 2.7 refuses an int8
+scale beside an int32 bias, and takes both in the type of the activations."""
 
 _FLOAT_INPUTS = {"Clip": 1, "Resize": 1, "Dropout": 1}
 """How many leading inputs are data, for ops whose further float inputs are parameters and stay float."""

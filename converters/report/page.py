@@ -31,8 +31,8 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.n { text-al
 .tag.emulated { color: var(--bad); } .tag.host, .tag.device { color: var(--good); }
 .chosen td:first-child { font-weight: 700; color: var(--mark); }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
-code, pre { font: .86rem/1.45 "DejaVu Sans Mono", ui-monospace, monospace; } pre { background: var(--card); padding: .7rem;
-  overflow-x: auto; border-radius: .4rem; }
+code, pre { font: .86rem/1.45 "DejaVu Sans Mono", ui-monospace, monospace; }
+pre { background: var(--card); padding: .7rem; overflow-x: auto; border-radius: .4rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .2rem; }
 """
 
@@ -67,8 +67,10 @@ def profiles(bundles: Any) -> str:
     return f"<p class='soft'>{LEGEND}</p>" + "".join(_profile(bundle) for bundle in bundles)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = (), marked: int = -1) -> str:
-    """Return an HTML table of ready HTML cells; columns in `numbers` are right-aligned, row `marked` is the chosen one."""
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = (), marked: int = -1
+) -> str:
+    """Return a table of ready HTML cells; columns in `numbers` are right-aligned, row `marked` is the chosen one."""
 
     def line(cells: Sequence[str], tag: str, css: str = "") -> str:
         inner = "".join(
@@ -89,14 +91,17 @@ def _profile(bundle: Mapping[str, Any]) -> str:
     head = f"<h2>{escape(bundle['profile'])}</h2>"
     if "error" in bundle:
         error = bundle["error"]
-        text = f"<p class='bad'>No bundle.</p><pre>{escape(error['message'])}</pre><p>Remedy: {escape(error['remedy'])}</p>"
+        text = f"<p class='bad'>No bundle.</p><pre>{escape(error['message'])}</pre>"
+        text += f"<p>Remedy: {escape(error['remedy'])}</p>"
         return head + text + _candidates(bundle["candidates"])
     rows = [_variant(variant) for variant in bundle["variants"]]
     names = [variant["name"] for variant in bundle["variants"]]
     marked = names.index(bundle["chosen"]) if bundle["chosen"] in names else -1
     header = ("Variant", "Provider", "Nodes", "Size", "Cosine", "SQNR", "Top-1", "Samples", "p50", "p99", "Measured")
     warnings = "".join(f"<p class='bad'>{escape(text)}</p>" for text in bundle["warnings"])
-    notes = "".join(f"<p class='soft'>{escape(v['name'])}: {escape(v['note'])}</p>" for v in bundle["variants"] if v["note"])
+    notes = "".join(
+        f"<p class='soft'>{escape(v['name'])}: {escape(v['note'])}</p>" for v in bundle["variants"] if v["note"]
+    )
     return (
         head
         + f"<p>{escape(bundle['reason'])}</p>"
@@ -116,7 +121,9 @@ def _variant(variant: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         escape(variant["name"]),
         escape(variant["provider"]),
-        "<br>".join(f"{count} on {escape(name.removesuffix('ExecutionProvider'))}" for name, count in variant["nodes"].items()),
+        "<br>".join(
+            f"{count} on {escape(name.removesuffix('ExecutionProvider'))}" for name, count in variant["nodes"].items()
+        ),
         f"{variant['bytes'] / 1e6:.2f} MB",
         *worst,
         str(variant["checks"][0]["samples"]),
@@ -140,15 +147,18 @@ def _worst(parity: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _checks(variants: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (escape(variant["name"]), escape(check["provider"]), where_tag(check["where"]), str(check["samples"]))
-        + (escape(name), f"{entry['cosine']:.6f}", f"{entry['cosine_min']:.6f}", f"{entry['max_abs_error']:.3g}")
-        + (escape(check["note"]),)
+        (
+            *(escape(variant["name"]), escape(check["provider"]), where_tag(check["where"]), str(check["samples"])),
+            *(escape(name), f"{entry['cosine']:.6f}", f"{entry['cosine_min']:.6f}", f"{entry['max_abs_error']:.3g}"),
+            escape(check["note"]),
+        )
         for variant in variants
         for check in variant["checks"]
         for name, entry in check["outputs"].items()
     ]
     header = ("Variant", "Ran on", "Measured", "Samples", "Output", "Cosine", "Smallest", "Max error", "Note")
-    return f"<details><summary>Every comparison with the original</summary>{table(header, rows, numbers=(3, 5, 6, 7))}</details>"
+    body = table(header, rows, numbers=(3, 5, 6, 7))
+    return f"<details><summary>Every comparison with the original</summary>{body}</details>"
 
 
 def _candidates(candidates: Sequence[Mapping[str, Any]]) -> str:

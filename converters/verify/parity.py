@@ -1,6 +1,6 @@
 """How close a variant's outputs are to the original model's, summed up sample by sample.
 
-Running the sessions is left to `converters.verify.execute`; deciding what is good enough to `gate_value` and the pipeline.
+Running the sessions is left to `converters.job`, deciding what is good enough to `converters.candidates`.
 """
 
 import math
@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgert.errors import BadInput, GateFailed, nearest
+
+HUGE = float(np.finfo(np.float32).max)
+"""Stands for an infinity that a variant gives where the original is finite."""
 
 METRICS = ("cosine", "top1_agreement")
 
@@ -96,7 +99,7 @@ def gate_value(parity: Mapping[str, OutputParity], metric: str) -> float:
 def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
     a, b = expected.astype(np.float64).ravel(), seen.astype(np.float64).ravel()
     if not np.isfinite(b).all() and np.isfinite(a).all():
-        b = np.nan_to_num(b, nan=0.0, posinf=np.finfo(np.float32).max, neginf=np.finfo(np.float32).min)
+        b = np.nan_to_num(b, nan=0.0, posinf=HUGE, neginf=-HUGE)
     error = b - a
     signal, noise = float(a @ a), float(error @ error)
     cosine = _cosine(a, b)

@@ -19,8 +19,12 @@ from edgert.runtime.timing import Latency, interleave
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--rounds", default=20, show_default=True, help="Rounds: a turn of 0.1 s for each in every one.")
 @click.option("--warmup", default=1, show_default=True, help="Untimed calls at the start of each turn.")
-@click.option("--input", "inputs", multiple=True, help="Inputs as for `edgert run`; default is the first golden vector.")
-@click.option("--against", type=click.Path(path_type=Path), help="Another ONNX file to time beside it, as the original.")
+@click.option(
+    "--input", "inputs", multiple=True, help="Inputs as for `edgert run`; default is the first golden vector."
+)
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Another ONNX file to time beside it, as the original."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or npu.")
 @click.option("--strict", is_flag=True, help="Fail instead of falling back to another processor.")
 @click.option("--threads", default=0, help="Threads; default is the usable cores.")
@@ -60,7 +64,12 @@ def bench(
     click.echo(f"{explanation['variant']} on {explanation['provider']}, measured on: {explanation['where']}")
     header = ("", "p50 ms", "p90 ms", "p99 ms", "per second", "edgert is faster by")
     body = [
-        (name, *(f"{row[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")), f"{row['per_second']:.1f}", f"{row['ratio']:.3f}x")
+        (
+            name,
+            *(f"{row[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            f"{row['per_second']:.1f}",
+            f"{row['ratio']:.3f}x",
+        )
         for name, row in rows.items()
     ]
     click.echo(table(header, body))
@@ -70,9 +79,7 @@ def _raw_files(model: Model, against: Path | None) -> dict[str, Path]:
     """Return the files that plain onnxruntime runs beside the bundle, on the CPU only."""
     explanation, files = model.explain(), {}
     if explanation["processor"] == "cpu":
-        files["onnxruntime, same file"] = model.bundle.file(
-            model.bundle.manifest.variant(explanation["variant"]).file
-        )
+        files["onnxruntime, same file"] = model.bundle.file(model.bundle.manifest.variant(explanation["variant"]).file)
     if against is not None:
         files[f"onnxruntime, {against.name}"] = against
     return files

@@ -149,7 +149,9 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(f"  {bundle['reason']}")
         for warning in bundle["warnings"]:
             click.secho(f"  WARNING: {warning}", fg="yellow", bold=True)
-        click.echo(f"  {bundle['path']}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}")
+        click.echo(
+            f"  {bundle['path']}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}"
+        )
     if document["report"]:
         click.echo(f"\nreport: {document['report']}")
 

@@ -37,6 +37,11 @@ def doctor(as_json: bool) -> None:
     devices, absents = discover(allow_emulated=True)
     facts = host.host_facts()
     packages = {name: _installed(name) for name in PACKAGES}
+    missing = [{"what": absent.provider, "reason": absent.reason, "remedy": absent.remedy} for absent in absents] + [
+        {"what": name, "reason": "not installed", "remedy": f"pip install 'edgert[{PACKAGES[name]}]'"}
+        for name, found in packages.items()
+        if found is None
+    ]
     document = {
         "edgert": __version__,
         "python": platform.python_version(),
@@ -53,14 +58,7 @@ def doctor(as_json: bool) -> None:
             }
             for device in devices
         ],
-        "missing": [
-            {"what": absent.provider, "reason": absent.reason, "remedy": absent.remedy} for absent in absents
-        ]
-        + [
-            {"what": name, "reason": "not installed", "remedy": f"pip install 'edgert[{PACKAGES[name]}]'"}
-            for name, found in packages.items()
-            if found is None
-        ],
+        "missing": missing,
     }
     if as_json:
         print_json(document)
@@ -74,7 +72,7 @@ def doctor(as_json: bool) -> None:
         for device in devices
     ]
     click.echo("\n" + table(("processor", "provider", "is", "detail"), rows))
-    for entry in document["missing"]:
+    for entry in missing:
         click.echo(f"\nmissing: {entry['what']}: {entry['reason']}\n  remedy: {entry['remedy']}")
 
 

@@ -39,7 +39,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 def _print(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    click.echo(f"{manifest.name} {manifest.version} for {manifest.profile} ({manifest.arch}), licence {manifest.license}")
+    click.echo(
+        f"{manifest.name} {manifest.version} for {manifest.profile} ({manifest.arch}), licence {manifest.license}"
+    )
     click.echo(f"digest {bundle.digest}")
     for title, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:

@@ -48,7 +48,9 @@ def sign(bundle: Path, key: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help="A public key to trust; repeatable.")
+@click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="A public key to trust; repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     """Check every file of BUNDLE and, with --key, that one of those keys signed it; exit 1 says what is wrong.

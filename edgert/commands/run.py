@@ -16,12 +16,18 @@ from edgert.runtime.model import load
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", multiple=True, required=True, help=".npz, .npy, image or number; NAME=… for one input.")
-@click.option("--output", type=click.Path(path_type=Path), help="Where the outputs go: .npz, .json, or a folder of .npy.")
+@click.option(
+    "--input", "inputs", multiple=True, required=True, help=".npz, .npy, image or number; NAME=… for one input."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the outputs go: .npz, .json, or a folder of .npy."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or npu.")
 @click.option("--strict", is_flag=True, help="Fail instead of falling back to another processor.")
 @click.option("--threads", default=0, help="Threads; default is the usable cores.")
-@click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Only run a bundle signed by this key.")
+@click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Only run a bundle signed by this key."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def run(
     bundle: Path,
@@ -66,9 +72,18 @@ def _write(path: Path, outputs: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Write the outputs and return the file of each."""
     if path.suffix != ".json":
         return {name: str(file) for name, file in write_outputs(path, outputs).items()}
-    values = {name: np.where(np.isfinite(array), array, None).tolist() for name, array in outputs.items()}
+    values = {name: _plain(array) for name, array in outputs.items()}
     path.write_text(strict_json.dumps(values), encoding="utf-8")
     return dict.fromkeys(outputs, str(path))
+
+
+def _plain(array: np.ndarray) -> object:
+    """Return nested lists, with None for what JSON has no number for."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -76,7 +91,9 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(f"{document['variant']} on {document['provider']} ({document['where']}), nodes: {nodes}")
     if document["fallback"]:
         fallback = document["fallback"]
-        click.secho(f"fallback: {fallback['to']} instead of {fallback['from']}: {fallback['reason']}", fg="yellow", err=True)
+        click.secho(
+            f"fallback: {fallback['to']} instead of {fallback['from']}: {fallback['reason']}", fg="yellow", err=True
+        )
     emulated = " (of an emulator: not the device's)" if document["where"] == "emulated" else ""
     click.echo(f"latency {document['latency_ms']:.2f} ms{emulated}")
     rows = [

@@ -14,8 +14,6 @@ def plain_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except OPEN_ERRORS as exc:
         raise BadInput(f"{path} cannot be loaded by onnxruntime: {exc}", "check that it is a whole ONNX model") from exc

@@ -178,7 +178,11 @@ def read_bundle(
 
 
 def _read_on_cpu(
-    report: BundleReport, lines: Sequence[Picture], baseline: Sequence[str], classes: Sequence[str], progress: ProgressLine
+    report: BundleReport,
+    lines: Sequence[Picture],
+    baseline: Sequence[str],
+    classes: Sequence[str],
+    progress: ProgressLine,
 ) -> Reading:
     """Read all lines with the bundle's chosen variant on this CPU, to have more lines than an emulator can do."""
     bundle = open_bundle(report.path)
@@ -209,7 +213,11 @@ def _read_original(model: Path, lines: Sequence[Picture], classes: Sequence[str]
 
 
 def _read(
-    runner: "edgert.Model | Session", lines: Sequence[Picture], classes: Sequence[str], stage: str, progress: ProgressLine
+    runner: "edgert.Model | Session",
+    lines: Sequence[Picture],
+    classes: Sequence[str],
+    stage: str,
+    progress: ProgressLine,
 ) -> tuple[list[str], float]:
     """Return the texts and the median milliseconds of a run, the first one left out where there are more."""
     texts, times = [], []
@@ -246,7 +254,7 @@ def show(readings: Sequence[Reading], failures: Sequence[ProfileFailure], lines:
         (
             reading.profile,
             reading.variant,
-            reading.provider.removesuffix("ExecutionProvider"),
+            _short(reading.provider),
             reading.where,
             str(len(reading.texts)),
             f"{reading.cer:.4f}",
@@ -265,7 +273,7 @@ def render_page(readings: Sequence[Reading], conversion: Conversion, lines: Sequ
     """Return the HTML page: what each device reads, the table of figures, and the conversion report below."""
     body = (
         "<p class='soft'>PP-OCRv4 text recogniser, one model, one command, four kinds of device. "
-        "CER: character error rate on noisy rendered lines, beside that of the original fp32 model on the same lines.</p>"
+        "CER: character error rate on noisy rendered lines, beside the original fp32 model's on the same ones.</p>"
         + _figures(readings)
         + "<h2>What each device reads</h2>"
         + _samples(readings, lines)
@@ -280,13 +288,14 @@ def _figures(readings: Sequence[Reading]) -> str:
         (
             escape(reading.profile),
             escape(reading.variant),
-            escape(reading.provider.removesuffix("ExecutionProvider")),
+            escape(_short(reading.provider)),
             page.where_tag(reading.where),
             str(len(reading.texts)),
             f"{reading.cer:.4f}",
             f"{reading.original_cer:.4f}",
             megabytes(reading.size),
-            f"{reading.latency_ms:.1f}" + ("<br><span class='soft'>not the device's</span>" if reading.where == "emulated" else ""),
+            f"{reading.latency_ms:.1f}"
+            + ("<br><span class='soft'>not the device's</span>" if reading.where == "emulated" else ""),
             escape(reading.reason),
         )
         for reading in readings
@@ -295,13 +304,16 @@ def _figures(readings: Sequence[Reading]) -> str:
 
 
 def _samples(readings: Sequence[Reading], lines: Sequence[Picture]) -> str:
-    header = ("Picture", "Text", *(f"{escape(one.profile)}<br>{escape(one.variant)} on {escape(one.provider.removesuffix('ExecutionProvider'))}" for one in readings))
-    rows = [
-        (f"<img alt='{escape(line.text)}' src='{_data_url(line.path)}'>", escape(line.text))
-        + tuple(_seen(reading, number, line.text) for reading in readings)
-        for number, line in enumerate(lines[: 2 * SHOWN])
-    ]
-    return page.table(header, rows)
+    columns = [f"{escape(one.profile)}<br>{escape(one.variant)} on {escape(_short(one.provider))}" for one in readings]
+    rows = []
+    for number, line in enumerate(lines[: 2 * SHOWN]):
+        picture = f"<img alt='{escape(line.text)}' src='{_data_url(line.path)}'>"
+        rows.append((picture, escape(line.text), *(_seen(reading, number, line.text) for reading in readings)))
+    return page.table(("Picture", "Text", *columns), rows)
+
+
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
 
 
 def _seen(reading: Reading, number: int, truth: str) -> str:

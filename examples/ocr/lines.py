@@ -88,7 +88,9 @@ def _text(random: np.random.Generator) -> str:
 def _picture(text: str, random: np.random.Generator, fonts: Sequence[Path]) -> Image.Image | None:
     """Return the picture of a text, or None where it would be wider than the recogniser's input."""
     size = int(random.integers(11, 30))
-    font = ImageFont.truetype(random.choice(np.array(fonts, dtype=str)), size) if fonts else ImageFont.load_default(size)
+    font = (
+        ImageFont.truetype(random.choice(np.array(fonts, dtype=str)), size) if fonts else ImageFont.load_default(size)
+    )
     left, top, right, bottom = font.getbbox(text)
     width, height = int(right - left) + 8, int(bottom - top) + 8
     paper, ink = int(random.integers(170, 256)), int(random.integers(0, 90))

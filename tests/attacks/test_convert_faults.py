@@ -62,9 +62,7 @@ def test_convert_missing_model_is_bad_input(capsys, tmp_path, tiny_samples):
 
 def test_convert_unknown_profile_names_the_nearest(capsys, tmp_path, tiny_model, tiny_samples):
     """A typo in a profile is answered before any work."""
-    code, text = fault(
-        capsys, tmp_path / "out", tiny_model, "--calibration", tiny_samples, "-p", "snapdragon-8-gen3"
-    )
+    code, text = fault(capsys, tmp_path / "out", tiny_model, "--calibration", tiny_samples, "-p", "snapdragon-8-gen3")
     assert (code, "snapdragon-8-gen-3" in text) == (2, True)
 
 
@@ -133,9 +131,16 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system with room for a few kilobytes; skips where that is not permitted."""
     folder = tmp_path / "full"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    ) if sys.platform == "linux" else None
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if sys.platform == "linux"
+        else None
+    )
     if mounted is None or mounted.returncode:
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip() if mounted else sys.platform}")
     yield folder

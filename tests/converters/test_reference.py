@@ -32,7 +32,9 @@ def test_reference_histograms_of_two_halves_add_up_with_the_same_edges():
     values = np.random.default_rng(0).normal(size=100)
     edges = np.asarray(profile([values[None]])["inputs"]["x"]["edges"])
     whole = np.bincount(np.searchsorted(edges, values, side="right"), minlength=BINS + 2)
-    halves = [np.bincount(np.searchsorted(edges, part, side="right"), minlength=BINS + 2) for part in np.split(values, 2)]
+    halves = [
+        np.bincount(np.searchsorted(edges, part, side="right"), minlength=BINS + 2) for part in np.split(values, 2)
+    ]
     assert (halves[0] + halves[1]).tolist() == whole.tolist() == profile([values[None]])["inputs"]["x"]["counts"]
 
 
@@ -58,6 +60,7 @@ def test_reference_classes_count_winners_and_agreement():
 def test_reference_without_probabilities_has_no_classes():
     """A regression output gets a histogram and no classes."""
     document = reference_profile(
-        lambda: iter([({"x": np.ones((1, 2))}, {"y": np.array([[3.0, 4.0]])})]), lambda feeds: {"y": np.array([[3.0, 4.0]])}
+        lambda: iter([({"x": np.ones((1, 2))}, {"y": np.array([[3.0, 4.0]])})]),
+        lambda feeds: {"y": np.array([[3.0, 4.0]])},
     )
     assert document["classes"] == {}

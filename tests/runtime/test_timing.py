@@ -43,7 +43,9 @@ def test_interleave_measures_each_call_by_the_clock_and_its_ratio_to_the_first()
 def test_interleave_stops_at_the_budget_but_gives_each_one_turn():
     """A budget that the first round uses up still leaves one timed call of each."""
     clock = Clock()
-    result = interleave({"a": clock.call_of(5.0), "b": clock.call_of(5.0)}, rounds=9, budget_s=1.0, clock=clock, wait=no_wait)
+    result = interleave(
+        {"a": clock.call_of(5.0), "b": clock.call_of(5.0)}, rounds=9, budget_s=1.0, clock=clock, wait=no_wait
+    )
     assert (result["a"].calls, result["b"].calls) == (1, 1)
 
 
