@@ -27,7 +27,7 @@ from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import Session
 from edgert.runtime.timing import TURN_S, Latency, interleave
 
-TIMING_ROUNDS = 100
+TIMING_ROUNDS = 12
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What many tests share: real models, a tiny bundle, the folder `shared`, and a cache of their own."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,3 +108,19 @@ def tiny_bundle(tiny_model: Path, tiny_samples: Path, tmp_path_factory: pytest.T
     (bundle,) = result.bundles
     assert isinstance(bundle, BundleReport), bundle
     return bundle.path
+
+
+@pytest.fixture
+def browser_page() -> Iterator[object]:
+    """Return a page of the system's headless Chromium, offline; skips where there is none."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed: .ci/system-packages installs it")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+        yield context.new_page()
+        browser.close()

@@ -4,6 +4,7 @@
 |---|---|---|
 | hard-sigmoid | clip(a x + b, 0, h) x f, with h f = 1 | HardSigmoid |
 | hard-swish | x clip(x + 3, 0, 6) / 6, the factors in any order | HardSigmoid and Mul; on an NPU HardSwish |
+| ReLU | max(x, 0) | Relu |
 | sigmoid, SiLU | 1 / (1 + exp(-x)), x / (1 + exp(-x)) | Sigmoid; Sigmoid and Mul |
 | GELU | 0.5 x (1 + erf(x / sqrt 2)), and its tanh form | Gelu (opset 20) |
 
@@ -20,6 +21,7 @@ from converters.passes.matching import (
     attribute_float,
     is_op,
     is_private,
+    keeps_rank,
     label,
     nodes_of,
     only_consumer,
@@ -36,6 +38,7 @@ from edgert.profile import DeviceProfile
 _TOLERANCE = 1e-6
 _HARD_SWISH_OPSET = 14
 _GELU_OPSET = 20
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class _Gate:
 
 
 def fuse_activations(model: ir.Model, profile: DeviceProfile) -> PassResult:
-    """Replace spelled-out hard-sigmoid, hard-swish, sigmoid, SiLU and GELU, in any order of their factors.
+    """Replace spelled-out hard-sigmoid, hard-swish, ReLU, sigmoid, SiLU and GELU, in any order of their factors.
 
     Only where no value inside the pattern is used elsewhere. A GELU below opset 20 is declined: there is no operator.
     """
@@ -68,7 +71,7 @@ def fuse_activations(model: ir.Model, profile: DeviceProfile) -> PassResult:
         else:
             changes += _hard_swish(model, node, use_hard_swish) or _sigmoid(model, node) or _silu(model, node)
     for node in nodes_of(model):
-        changes += node.graph is not None and _hard_sigmoid(model, node)
+        changes += node.graph is not None and (_hard_sigmoid(model, node) or _relu(model, node))
     return PassResult(changes, tuple(declined))
 
 
@@ -197,6 +200,16 @@ def _hard_sigmoid(model: ir.Model, node: ir.Node) -> bool:
         return False
     attributes: dict[str, float] = {"alpha": gate.alpha, "beta": gate.beta}
     replace_output(node, add_node(model, node, "HardSigmoid", [gate.source], attributes, like=output))
+    return True
+
+
+def _relu(model: ir.Model, node: ir.Node) -> bool:
+    """Rewrite max(x, 0)."""
+    source, low = _with_scalar(node) if is_op(node, "Max") else (None, None)
+    floor = next((value for value in node.inputs if value is not None and value is not source), None)
+    if source is None or floor is None or low != 0.0 or source.dtype not in _FLOATS or not keeps_rank(source, floor):
+        return False
+    replace_output(node, add_node(model, node, "Relu", [source], like=node.outputs[0]))
     return True
 
 

@@ -21,14 +21,17 @@ from converters.passes.rewriting import add_initializer, add_node, can_stand_for
 from edgert.profile import DeviceProfile
 
 _RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0, "Max": -math.inf, "Min": math.inf}
+_COMMUTATIVE = ("Add", "Mul", "Max", "Min")
 
 
 def remove_no_ops(model: ir.Model, profile: DeviceProfile) -> PassResult:
     """Remove what changes nothing, and merge what one node can do.
 
-    Removed: Identity, Cast to the same type, Mul and Div by 1, Add and Sub of 0, Transpose in order, Slice of
-    everything, Expand and Reshape to the same shape, Concat of one, Pad by 0, Dropout outside training. Merged:
-    Transpose after Transpose, any reshape after a reshape; a Transpose that moves only dimensions of 1 is a Reshape.
+    Removed: Identity, Cast to the same type, Mul and Div by 1, Add and Sub of 0, Max with -inf and Min with inf,
+    Transpose in order, Slice of everything, Expand and Reshape to the same shape, Concat of one, Pad by 0, Dropout
+    outside training. Merged: Transpose after Transpose, any reshape after a reshape, two Transposes that undo each
+    other around a reshape of dimensions of 1; a Transpose that moves only dimensions of 1 is a Reshape.
     """
     del profile
     changes, again = 0, True
@@ -44,7 +47,12 @@ def _simplify(model: ir.Model, node: ir.Node) -> bool:
     if source is not None and can_stand_for(source, node.outputs[0]):
         replace_output(node, source)
         return True
-    return _merge_transposes(model, node) or _merge_reshapes(model, node) or _transpose_as_reshape(model, node)
+    return (
+        _merge_transposes(model, node)
+        or _merge_reshapes(model, node)
+        or _transpose_as_reshape(model, node)
+        or _undo_transposes(model, node)
+    )
 
 
 def _same_as(node: ir.Node) -> ir.Value | None:
@@ -59,7 +67,7 @@ def _same_as(node: ir.Node) -> ir.Value | None:
     if is_op(node, "Transpose"):
         perm = attribute_ints(node, "perm")
         return source if perm and perm == tuple(range(len(perm))) else None
-    if is_op(node, "Add", "Sub", "Mul", "Div"):
+    if is_op(node, *_NEUTRAL) and len(node.inputs) == 2:
         return _neutral(node)
     if is_op(node, "Slice"):
         return source if _slices_everything(node) else None
@@ -79,12 +87,13 @@ def _is_all(value: ir.Value | None, number: float) -> bool:
 
 
 def _neutral(node: ir.Node) -> ir.Value | None:
-    """Return the operand that is left when the other one is all 0 (Add, Sub) or all 1 (Mul, Div) and widens nothing."""
+    """Return the operand that is left when the other one is the operator's neutral number and widens nothing."""
     left, right = node.inputs
-    neutral = 0 if node.op_type in ("Add", "Sub") else 1
-    pairs = [(left, right)] + ([(right, left)] if node.op_type in ("Add", "Mul") else [])
+    pairs = [(left, right)] + ([(right, left)] if node.op_type in _COMMUTATIVE else [])
     for source, other in pairs:
-        if source is None or other is None or not _is_all(other, neutral) or constant(source) is not None:
+        if source is None or other is None or not _is_all(other, _NEUTRAL[node.op_type]):
+            continue
+        if constant(source) is not None:
             continue
         if other.const_value is None or other.const_value.dtype != source.dtype:
             continue
@@ -154,3 +163,30 @@ def _transpose_as_reshape(model: ir.Model, node: ir.Node) -> bool:
     if moved != sorted(moved) or math.prod(dim for dim in shape if isinstance(dim, int)) == 0:
         return False
     return _as_reshape(model, node, source)
+
+
+def _undo_transposes(model: ir.Model, node: ir.Node) -> bool:
+    """Let one Reshape replace Transpose, a reshape that only adds or removes dimensions of 1, and Transpose back."""
+    middle = producer(node.inputs[0], *_RESHAPES) if is_op(node, "Transpose") else None
+    first = producer(middle.inputs[0], "Transpose") if middle is not None else None
+    source = first.inputs[0] if first is not None else None
+    if middle is None or first is None or source is None:
+        return False
+    if not (is_private(first.outputs[0]) and is_private(middle.outputs[0])):
+        return False
+    before, after = _moved_dims(first.outputs[0]), _moved_dims(middle.outputs[0])
+    there, back = attribute_ints(first, "perm"), attribute_ints(node, "perm")
+    if before is None or after is None or not there or not back:
+        return False
+    if [dim for _, dim in before] != [dim for _, dim in after]:
+        return False
+    origin = {position: there[axis] for (position, _), (axis, _) in zip(after, before, strict=True)}
+    order = [origin[axis] for axis in back if axis in origin]
+    return order == sorted(order) and _as_reshape(model, node, source)
+
+
+def _moved_dims(value: ir.Value) -> list[tuple[int, object]] | None:
+    """Return (position, dimension) of all dimensions but 1; None when one has neither number nor name."""
+    if value.shape is None or any(isinstance(dim, ir.SymbolicDim) and dim.value is None for dim in value.shape):
+        return None
+    return [(axis, dim) for axis, dim in enumerate(value.shape) if dim != 1]

@@ -17,7 +17,7 @@ from edgert.runtime.timing import Latency, interleave
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--rounds", default=20, show_default=True, help="Rounds: a turn of 0.1 s for each in every one.")
+@click.option("--rounds", default=20, show_default=True, help="Rounds: a turn of 0.05 s for each in every one.")
 @click.option("--warmup", default=1, show_default=True, help="Untimed calls at the start of each turn.")
 @click.option(
     "--input", "inputs", multiple=True, help="Inputs as for `edgert run`; default is the first golden vector."

@@ -134,9 +134,11 @@ def load(
     choice = _choose(bundle, ranking, _Wish(device, threads, spin, strict, check_golden))
     if choice.fallback:
         log.warning(
-            "%s: %s is used instead of %s: %s",
+            "%s: %s on %s is used instead of %s on %s: %s",
             bundle.manifest.name,
+            choice.candidate.placement.variant,
             choice.fallback["to"],
+            ranking.wanted.variant if ranking.wanted else "no variant",
             choice.fallback["from"],
             choice.fallback["reason"],
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Clock = Callable[[], float]
-TURN_S = 0.1
+TURN_S = 0.05
 QUIET_CHECK_S = 0.01
 QUIET_CHECKS = 60
 

@@ -39,6 +39,7 @@ PROFILES = ("snapdragon-8-gen-3", "intel-core-ultra-s2-igpu", "raspberry-pi-5")
 IMAGE = ImageSpec(color="bgr", mean=(127.5,), std=(127.5,), resize="pad")
 SHAPE = (1, 3, HEIGHT, WIDTH)
 SHOWN = 4
+SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started, progress = time.monotonic(), ProgressLine()
     say("fetching the PP-OCRv4 text recogniser and rendering text")
     model = fetch("ppocr-rec")
-    classes = characters({entry.key: entry.value for entry in onnx.load(model).metadata_props}["character"])
     lines = write_lines(options.output / "lines", options.lines, seed=7)
     write_lines(options.output / "calibration", options.samples, seed=1)
     try:
         conversion = convert_recogniser(model, options.output / "calibration", options.output, progress)
         progress.clear()
-        readings = [
-            reading
-            for bundle in conversion.bundles
-            if isinstance(bundle, BundleReport)
-            for reading in read_bundle(bundle, model, lines, options.emulated_lines, classes, progress)
-        ]
+        readings = read_all(conversion, model, lines, options.emulated_lines, progress)
     finally:
         progress.clear()
     failures = [entry for entry in conversion.bundles if isinstance(entry, ProfileFailure)]
@@ -139,9 +134,24 @@ def convert_recogniser(model: Path, calibration: Path, output: Path, progress: P
     )
 
 
+def read_all(
+    conversion: Conversion, model: Path, lines: Sequence[Picture], emulated_lines: int, progress: ProgressLine
+) -> list[Reading]:
+    """Read the lines with every bundle of the conversion, beside the original model."""
+    classes = characters({entry.key: entry.value for entry in onnx.load(model).metadata_props}["character"])
+    progress("reading with the original model", 0, 0)
+    baseline = _read_original(model, lines, classes)
+    return [
+        reading
+        for bundle in conversion.bundles
+        if isinstance(bundle, BundleReport)
+        for reading in read_bundle(bundle, baseline, lines, emulated_lines, classes, progress)
+    ]
+
+
 def read_bundle(
     report: BundleReport,
-    original: Path,
+    baseline: Sequence[str],
     lines: Sequence[Picture],
     emulated_lines: int,
     classes: Sequence[str],
@@ -153,7 +163,6 @@ def read_bundle(
     """
     processor = load_profile(report.profile).processor
     truth = [line.text for line in lines]
-    baseline = _read_original(original, lines, classes)
     with edgert.load(report.path, device=processor) as model:
         explained = model.explain()
         count = emulated_lines if processor != "cpu" and explained["where"] == "emulated" else len(lines)
@@ -332,7 +341,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for bundles and report")
     parser.add_argument("--lines", type=int, default=200, help="lines that a CPU reads")
     parser.add_argument("--emulated-lines", type=int, default=8, help="lines that an emulated NPU or GPU reads")
-    parser.add_argument("--samples", type=int, default=32, help="calibration lines")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="calibration lines")
     return parser.parse_args(arguments)
 
 

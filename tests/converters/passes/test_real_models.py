@@ -8,25 +8,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from converters.passes.affine_as_conv import affine_as_conv
+from converters.graphs import NORMALISE, SPEED
 from converters.passes.check import check_model
-from converters.passes.fold_affine import fold_affine
-from converters.passes.fold_constants import fold_constants
-from converters.passes.fuse_activations import fuse_activations
-from converters.passes.fuse_layer_norm import fuse_layer_norm
-from converters.passes.infer_shapes import infer_shapes
-from converters.passes.lift_constants import lift_constants
-from converters.passes.raise_opset import raise_opset
-from converters.passes.remove_no_ops import remove_no_ops
 from converters.passes.set_shapes import set_input_shapes, unresolved
 from converters.sources.onnx_file import load
-from tests.converters.passes.graphs import CPU, NPU, Pass, interface
+from tests.converters.passes.graphs import CPU, NPU, interface
 
-PREPARE: tuple[Pass, ...] = (lift_constants, raise_opset, lift_constants)
-FASTER: tuple[Pass, ...] = (
-    *(infer_shapes, fold_constants, remove_no_ops, fuse_activations, fold_affine),
-    *(affine_as_conv, fuse_layer_norm, fold_constants, infer_shapes),
-)
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "ppocr-rec": {"x": (1, 3, 48, 160)},
     "ppocr-det": {"x": (1, 3, 96, 96)},
@@ -61,8 +48,8 @@ def run(model: Path | bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def optimise(model: ir.Model, profile: object, shapes: dict[str, tuple[int, ...]] | None) -> None:
-    for number, step in enumerate((*PREPARE, *FASTER)):
-        if number == len(PREPARE) and shapes is not None:
+    for number, step in enumerate((*NORMALISE, *SPEED)):
+        if number == len(NORMALISE) and shapes is not None:
             set_input_shapes(model, shapes)
         step(model, profile)  # type: ignore[arg-type]
         check_model(model)
@@ -88,7 +75,7 @@ def test_passes_keep_outputs_and_interface_of_a_real_model(
     for expected, actual in zip(run(path, feeds), outputs, strict=True):
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()) + 1e-6)
-    assert [step(model, profile).changes for step in (*PREPARE, *FASTER)] == [0] * len((*PREPARE, *FASTER))
+    assert [step(model, profile).changes for step in (*NORMALISE, *SPEED)] == [0] * len((*NORMALISE, *SPEED))
 
 
 def test_rec_has_no_spelled_out_activation_left(model_path: Callable[[str], Path]) -> None:

@@ -21,6 +21,8 @@ NUMBERS = {
     "pads": np.array([0, 0, 0, 0], np.int64),
     "flat": np.array([6], np.int64),
     "other": np.array([3, 2], np.int64),
+    "lowest": np.array(-np.inf, np.float32),
+    "highest": np.array([np.inf], np.float32),
 }
 NO_OPS = {
     "Identity": "Identity(r)",
@@ -28,6 +30,8 @@ NO_OPS = {
     "Div by 1": "Div(r, one)",
     "Add of 0": "Add(r, zero)",
     "Sub of 0": "Sub(r, zero)",
+    "Max with -inf": "Max(lowest, r)",
+    "Min with inf": "Min(r, highest)",
     "Cast": "Cast<to = 1>(r)",
     "Transpose": "Transpose<perm = [0, 1]>(r)",
     "Slice": "Slice(r, begin, end, axes)",
@@ -41,6 +45,10 @@ USEFUL = {
     "Mul by 2": "Mul(r, two)",
     "0 - x": "Sub(zero, r)",
     "1 / x": "Div(one, r)",
+    "Max with 2": "Max(r, two)",
+    "Max with inf": "Max(r, highest)",
+    "Min with -inf": "Min(lowest, r)",
+    "Max of three": "Max(r, lowest, two)",
     "widening Mul": "Mul(r, wide)",
     "Cast to double": "Cast<to = 11>(r)",
     "Transpose": "Transpose<perm = [1, 0]>(r)",
@@ -126,3 +134,45 @@ def test_transpose_that_moves_only_dimensions_of_one_becomes_a_reshape():
     moved = model("g (float[2, 1, 3] x) => (float[2, 3, 1] y) { t = Transpose<perm = [0, 2, 1]>(x) y = Relu(t) }")
     apply(remove_no_ops, moved, changes=1)
     assert ops(moved) == {"Reshape": 1, "Relu": 1}
+
+
+def transposes(shape, first, middle, second, axis):
+    nodes = f"r = Relu(x) t = Transpose<perm = {first}>(r) u = {middle} v = Transpose<perm = {second}>(u) y = Relu(v)"
+    outs = ", ".join("abcde"[: second.count(",") + 1])
+    return model(f"g (float[{shape}] x) => (float[{outs}] y) {{ {nodes} }}", axis=np.array(axis))
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "middle", "second", "axis"),
+    [
+        ("2, 5, 3", "[0, 2, 1]", "Unsqueeze(t, axis)", "[0, 2, 1, 3]", [3]),
+        ("n, 5, 3", "[0, 2, 1]", "Unsqueeze(t, axis)", "[0, 2, 1, 3]", [3]),
+        ("2, 5, 1, 3", "[0, 3, 1, 2]", "Squeeze(t, axis)", "[0, 2, 1]", [3]),
+        ("2, 5, 3", "[0, 2, 1]", "Reshape(t, axis)", "[0, 1, 3, 2]", [2, 1, 3, 5]),
+        ("4, 4, 4", "[1, 2, 0]", "Unsqueeze(t, axis)", "[0, 3, 1, 2]", [0]),
+    ],
+)
+def test_transposes_that_undo_each_other_around_a_reshape_of_ones_become_one_reshape(
+    shape, first, middle, second, axis
+):
+    """No number moves in memory, whatever dimensions of 1 came or went in between."""
+    merged = transposes(shape, first, middle, second, axis)
+    apply(remove_no_ops, merged, changes=1)
+    assert ops(merged) == {"Relu": 2, "Reshape": 1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "middle", "second", "axis"),
+    [
+        ("2, 5, 3", "[0, 2, 1]", "Unsqueeze(t, axis)", "[2, 0, 1, 3]", [3]),
+        ("2, 5, 3", "[0, 2, 1]", "Reshape(t, axis)", "[0, 2, 1]", [2, 5, 3]),
+        ("2, 6, 4", "[0, 2, 1]", "Reshape(t, axis)", "[0, 2, 1, 3]", [2, 4, 3, 2]),
+        ("4, 4, 4", "[1, 2, 0]", "Unsqueeze(t, axis)", "[0, 2, 3, 1]", [0]),
+    ],
+    ids=["no way back", "dimensions changed places", "a dimension was split", "three times round"],
+)
+def test_transposes_around_a_reshape_that_do_not_undo_each_other_stay(shape, first, middle, second, axis):
+    """Numbers do move."""
+    merged = transposes(shape, first, middle, second, axis)
+    apply(remove_no_ops, merged, changes=0)
+    assert ops(merged)["Transpose"] == 2
