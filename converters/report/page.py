@@ -33,7 +33,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.n { text-al
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
 code, pre { font: .86rem/1.45 "DejaVu Sans Mono", ui-monospace, monospace; }
 pre { background: var(--card); padding: .7rem; overflow-x: auto; border-radius: .4rem; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: .2rem; }
+img { height: 2rem; background: #fff; border-radius: .2rem; }
 """
 
 LEGEND = (

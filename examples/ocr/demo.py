@@ -313,6 +313,8 @@ def _figures(readings: Sequence[Reading]) -> str:
 
 
 def _samples(readings: Sequence[Reading], lines: Sequence[Picture]) -> str:
+    first = {one.profile: one for one in reversed(readings)}
+    readings = [one for one in readings if first[one.profile] is one]
     columns = [f"{escape(one.profile)}<br>{escape(one.variant)} on {escape(_short(one.provider))}" for one in readings]
     rows = []
     for number, line in enumerate(lines[: 2 * SHOWN]):

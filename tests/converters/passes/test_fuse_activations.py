@@ -153,6 +153,20 @@ def test_near_gelu_with_another_cube_factor_is_left_alone():
     apply(fuse_activations, graph(TANH["cube"], opset=20, **{**GELU, "cubic": np.float32(0.05)}), changes=0)
 
 
+@pytest.mark.parametrize("nodes", ["y = Max(x, zero)", "y = Max(zero, x)"])
+def test_maximum_with_zero_becomes_relu(nodes):
+    """Providers fuse Relu. QNN's HTP emulator 2.7.0 returns 0 for a 16-bit Max of [1, 256] whose zero has scale 0.1."""
+    fused = graph(nodes)
+    apply(fuse_activations, fused, NPU, changes=1)
+    assert ops(fused) == {"Relu": 1}
+
+
+@pytest.mark.parametrize("nodes", ["y = Max(x, one)", "y = Min(x, zero)", "y = Max(x, zero, one)"])
+def test_maximum_that_is_no_relu_is_left_alone(nodes):
+    """Another number, the other side, or a third operand."""
+    apply(fuse_activations, graph(nodes), changes=0)
+
+
 def test_hard_swish_inside_an_if_branch_is_fused():
     """Patterns inside subgraphs are found, also when they use a value and a weight of the outer graph."""
     fused = model(
