@@ -6,6 +6,7 @@ environment failed, 130 interrupted.
 
 import errno
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def group() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("edgert").addHandler(logging.NullHandler())  # the commands print what they log
     sys.exit(_run(arguments))
 
 

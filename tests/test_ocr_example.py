@@ -1,5 +1,9 @@
 """The example that `make demo` runs: PP-OCRv4 reads noisy lines on every class of device as well as the original."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from edgert.runtime.providers import Absent, find_device
 from examples.ocr import demo
 from examples.ocr.lines import character_error_rate, characters, decode, edit_distance, render_lines
 
+ROOT = Path(__file__).resolve().parents[1]
 LINES, EMULATED_LINES = 200, 8
 QNN, WEBGPU, CPU = "QNNExecutionProvider", "WebGpuExecutionProvider", "CPUExecutionProvider"
 
@@ -98,6 +103,54 @@ def test_ocr_page_opens_in_a_browser_without_network_or_errors(demonstration, br
     assert browser_page.locator("tr").count() > len(readings)
 
 
+def readme_blocks(kind: str) -> list[str]:
+    """Return the fenced blocks of the README of one kind."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [block.split("```")[0] for block in text.split(f"```{kind}\n")[1:]]
+
+
+@pytest.fixture
+def beside_the_demo(demonstration, tmp_path) -> Path:
+    """Return a folder in which `demo/` is what the demonstration made."""
+    conversion, _, _ = demonstration
+    shutil.copytree(Path(conversion.report).parent, tmp_path / "demo")
+    return tmp_path
+
+
+def test_readme_commands_run_as_printed(beside_the_demo):
+    """Every `edgert` command of the README works in the order in which it stands, after `make demo`."""
+    commands = [line[2:] for block in readme_blocks("console") for line in block.splitlines() if line[:2] == "$ "]
+    commands = [command.split("    #")[0] for command in commands if not command.startswith("make ")]
+    assert len(commands) >= 8
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=beside_the_demo,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_readme_python_runs_as_printed(beside_the_demo):
+    """The snippet of the README loads a bundle, runs it and says what ran it."""
+    (snippet,) = readme_blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=beside_the_demo,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CPUExecutionProvider" in done.stdout
+
+
 def test_lines_are_the_same_for_the_same_seed():
     """Rendering is seeded."""
     one, two = ([(line.text, line.picture.tobytes()) for line in render_lines(3, seed=5)] for _ in range(2))
@@ -129,4 +182,4 @@ def test_decode_merges_runs_and_drops_blanks():
 
 def test_demo_output_folder_is_ignored_by_git():
     """`make demo` leaves nothing that would be committed."""
-    assert "/demo/" in (Path(__file__).parents[1] / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "/demo/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

@@ -1,6 +1,5 @@
 """`edgert inspect`: show what is in a bundle, after checking every byte of it."""
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ import click
 from edgert import strict_json
 from edgert.bundle import Bundle, check_bundle, open_bundle, read_signature
 from edgert.commands.printing import megabytes, print_json, table
+from edgert.image_spec import ImageSpec
 from edgert.manifest import manifest_bytes
 
 
@@ -37,6 +37,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
     _print(opened)
 
 
+def _image_words(spec: ImageSpec) -> str:
+    """Return image rules as `edgert convert --image` takes them."""
+    mean, std = ("/".join(f"{number:g}" for number in numbers) for numbers in (spec.mean, spec.std))
+    return f"color={spec.color},mean={mean},std={std},resize={spec.resize}"
+
+
 def _print(bundle: Bundle) -> None:
     manifest = bundle.manifest
     click.echo(
@@ -45,7 +51,7 @@ def _print(bundle: Bundle) -> None:
     click.echo(f"digest {bundle.digest}")
     for title, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
-            image = f"  image: {dataclasses.asdict(spec.image)}" if spec.image else ""
+            image = f"  as picture: {_image_words(spec.image)}" if spec.image else ""
             click.echo(f"{title} {spec.name}: {spec.dtype} {list(spec.shape)}{image}")
     rows = [
         (

@@ -94,7 +94,7 @@ def _print(document: dict[str, Any]) -> None:
         click.secho(
             f"fallback: {fallback['to']} instead of {fallback['from']}: {fallback['reason']}", fg="yellow", err=True
         )
-    emulated = " (of an emulator: not the device's)" if document["where"] == "emulated" else ""
+    emulated = " (emulated: not the device's time)" if document["where"] == "emulated" else ""
     click.echo(f"latency {document['latency_ms']:.2f} ms{emulated}")
     rows = [
         (name, str(entry["shape"]), entry["dtype"], *(_number(entry[key]) for key in ("min", "max", "mean", "top1")))
