@@ -399,7 +399,19 @@ class _Planner:
                 if source is not None:
                     self.constants[key, index] = source
             else:
-                self.constants[key, index] = _constant_affine(array, self.activation_dtype)
+                self.constants[key, index] = self._operand_affine(node, array)
+
+    def _operand_affine(self, node: ir.Node, array: NDArray[np.generic]) -> Affine:
+        """Return the encoding of a constant operand; zeros take that of the tensor beside them.
+
+        The HTP emulator of onnxruntime-qnn 2.7 gives zeros for Max(x, 0) where the scales differ by much.
+        """
+        beside = [
+            self.activations[str(value.name)] for value in node.inputs if value and value.name in self.activations
+        ]
+        if beside and not np.any(array):
+            return beside[0]
+        return _constant_affine(array, self.activation_dtype)
 
     def _encode_weights(self, node: ir.Node, arrays: Mapping[int, NDArray[np.generic]]) -> None:
         key = node_key(node)

@@ -122,3 +122,11 @@ def test_plan_kept_uncalibrated_and_infinite_nodes_are_named_with_the_reason():
     assert "on request" in reasons["Relu_0"]
     assert "not calibrated" in reasons["Abs_1"]
     assert set(reasons) == {"Relu_0", "Abs_1", "Max_2"}
+
+
+def test_plan_zero_beside_a_tensor_takes_its_encoding():
+    """The HTP's Max of a tensor and 0 is all zeros where the scales differ by much; 0 is exact in any encoding."""
+    plan = _plan_of("y = Max (x, k)", {"k": np.float32(0)}, 16, x=(-1e-3, 1e-3), y=(0, 1e-3))
+    assert plan.constants["y", 1].same_as(plan.activations["x"])
+    other = _plan_of("y = Max (x, k)", {"k": np.float32(0.5)}, 16, x=(-1e-3, 1e-3), y=(0, 0.5))
+    assert not other.constants["y", 1].same_as(other.activations["x"])
