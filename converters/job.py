@@ -3,6 +3,7 @@
 Deciding which candidate wins is left to `converters.candidates`; the order of the steps to `converters.pipeline`.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -25,7 +26,7 @@ from edgert.profile import DeviceProfile
 from edgert.runtime.placement import where
 from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import Session
-from edgert.runtime.timing import TURN_S, Latency, interleave
+from edgert.runtime.timing import TURN_S, Latency, interleave, summarise
 
 TIMING_ROUNDS = 12
 
@@ -135,7 +136,7 @@ class Job:
         return where(device, self.profile.arch, self.profile.isa, self.shared.host)
 
     def compare(
-        self, sessions: Mapping[str, Session], stage: str, limit: int | None = None
+        self, sessions: Mapping[str, "Session | _Timed"], stage: str, limit: int | None = None
     ) -> dict[str, dict[str, OutputParity]]:
         """Run the samples through the original and all `sessions`, and return the parity of each of them."""
         meters = {name: ParityMeter() for name in sessions}
@@ -155,11 +156,21 @@ class Job:
         """Say whether a gate value is within `--max-drop` of the original, which has 1.0."""
         return value >= 1.0 - self.request.max_drop
 
-    def time_accelerator(self, device: ProviderDevice, session: Session, name: str) -> Latency:
-        """Time one warm session on an accelerator: one call on an emulator, whose time is not the device's anyway."""
+    def run_on(
+        self, device: ProviderDevice, session: Session, name: str
+    ) -> tuple[dict[str, OutputParity], int, Latency]:
+        """Compare and time a session on an accelerator; returns the parity, over how many samples, and the latency.
+
+        An emulator takes seconds for a sample and its time is not the device's: it gets only the first few samples,
+        and no runs of their own for timing.
+        """
+        limit = self.request.emulator_samples if device.emulated else self.shared.samples.count
+        timed = _Timed(session)
+        parity = self.compare({name: timed}, f"running {name} on {device.provider}", limit)[name]
+        samples = min(self.shared.samples.count, limit)
         if device.emulated:
-            return self.time({name: session}, rounds=1, warmup=0, turn_s=0.0)[name]
-        return self.time({name: session}, rounds=10)[name]
+            return parity, samples, summarise([timed.milliseconds], [timed.milliseconds])
+        return parity, samples, self.time({name: session}, rounds=10)[name]
 
     def time(
         self,
@@ -174,3 +185,17 @@ class Job:
         feeds = next(self.feeds(1))
         calls = {name: (lambda session=session: session.run(feeds)) for name, session in sessions.items()}
         return interleave(calls, rounds=rounds, budget_s=self.request.budget_s, warmup=warmup, turn_s=turn_s)
+
+
+class _Timed:
+    """A session that notes how long each run took, in milliseconds."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.milliseconds: list[float] = []
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        outputs = self._session.run(feeds)
+        self.milliseconds.append((time.perf_counter() - start) * 1000)
+        return outputs

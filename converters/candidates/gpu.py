@@ -78,11 +78,8 @@ def _run_fp32(job: Job, provider: ProviderChoice, device: ProviderDevice, writte
     except UnsupportedNodes as exc:
         verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
         raise nodes_refused(job, provider, exc.refused, [Candidate("fp32", "fp32", None, None, verdict)]) from exc
-    limit = job.request.emulator_samples if device.emulated else None
     try:
-        parity = job.compare({"fp32": session}, f"running fp32 on {provider.name}", limit)["fp32"]
-        latency = job.time_accelerator(device, session, "fp32")
-        samples = min(job.shared.samples.count, limit or job.shared.samples.count)
+        parity, samples, latency = job.run_on(device, session, "fp32")
         check = Check(provider.name, job.where(device), samples, parity)
         report = VariantReport(
             "fp32", "fp32", written.bytes, provider.name, job.where(device), session.nodes, [check], latency

@@ -116,14 +116,11 @@ def _judge(
     gate = job.gate(parity)
     if not job.holds(gate):
         return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate"))
-    limit = job.request.emulator_samples if device.emulated else None
-    own = job.compare({label.shown: session}, f"running {label.shown} on {provider.name}", limit)[label.shown]
-    samples = min(job.shared.samples.count, limit or job.shared.samples.count)
+    own, samples, latency = job.run_on(device, session, label.shown)
     checks.insert(0, Check(provider.name, job.where(device), samples, own))
     gate = min(gate, job.gate(own))
     if not job.holds(gate):
         return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate on the NPU"))
-    latency = job.time_accelerator(device, session, label.shown)
     where, name = job.where(device), label.variant
     report = VariantReport(name, label.precision, written.bytes, provider.name, where, session.nodes, checks, latency)
     return _Attempt(Candidate(label.precision, label.shown, gate, None, "chosen"), report, written, label.method)

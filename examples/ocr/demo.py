@@ -40,6 +40,7 @@ IMAGE = ImageSpec(color="bgr", mean=(127.5,), std=(127.5,), resize="pad")
 SHAPE = (1, 3, HEIGHT, WIDTH)
 SHOWN = 4
 SAMPLES = 24
+EMULATED_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def convert_recogniser(model: Path, calibration: Path, output: Path, progress: P
         images={"x": IMAGE},
         license="Apache-2.0",
         name="ppocr-rec",
+        emulator_samples=1,
         progress=progress,
     )
 
@@ -342,7 +344,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for bundles and report")
     parser.add_argument("--lines", type=int, default=200, help="lines that a CPU reads")
-    parser.add_argument("--emulated-lines", type=int, default=8, help="lines that an emulated NPU or GPU reads")
+    parser.add_argument(
+        "--emulated-lines", type=int, default=EMULATED_LINES, help="lines that an emulated NPU or GPU reads"
+    )
     parser.add_argument("--samples", type=int, default=SAMPLES, help="calibration lines")
     return parser.parse_args(arguments)
 
