@@ -3,6 +3,7 @@
 The steps are the literal list in `convert_request`; each is a module of its own.
 """
 
+import errno
 import hashlib
 import shutil
 import signal
@@ -29,6 +30,7 @@ from converters.request import (
 )
 from converters.samples import Samples, open_samples
 from converters.sources import onnx_file
+from converters.verify.parity import METRICS
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, UsageError, nearest
 from edgert.host import host_facts
 from edgert.image_spec import ImageSpec
@@ -96,7 +98,7 @@ def convert(
 def convert_request(request: Request) -> Conversion:
     """Do what `request` asks; see `convert`."""
     profiles = [load_profile(name) for name in dict.fromkeys(request.profiles)]
-    _check(request)
+    _check(request, [profile.id for profile in profiles])
     set_input_shapes(onnx_file.load(request.model), request.shapes)
     with _workspace(request.output) as scratch, _shared(request, scratch) as shared:
         entries = [_convert_for(Job(shared, profile)) for profile in profiles]
@@ -106,13 +108,28 @@ def convert_request(request: Request) -> Conversion:
         return write_report(conversion, shared.samples, report)
 
 
-def _check(request: Request) -> None:
+def _check(request: Request, profiles: Sequence[str]) -> None:
     if not request.profiles:
         raise UsageError("no device profile given", "name one with -p; `edgert profiles list` shows them")
     if request.precision not in PRECISIONS:
         close = nearest(request.precision, PRECISIONS)
         hint = f"did you mean '{close}'?" if close else f"use one of {', '.join(PRECISIONS)}"
         raise UsageError(f"unknown precision '{request.precision}'", hint)
+    twice = next((name for name in profiles if profiles.count(name) > 1), None)
+    if twice:
+        raise UsageError(
+            f"two of the profiles have the id '{twice}'", "give one of them another id: it names the bundle"
+        )
+    if request.metric not in METRICS:
+        close = nearest(request.metric, METRICS)
+        hint = f"did you mean '{close}'?" if close else f"use one of {', '.join(METRICS)}"
+        raise UsageError(f"unknown metric '{request.metric}'", hint)
+    if request.license is not None and not (request.license.isprintable() and 0 < len(request.license) <= 200):
+        raise UsageError(f"--license {request.license[:40]!r} is not an SPDX id", "for example --license Apache-2.0")
+    if request.name is not None and not any(letter.isascii() and letter.isalnum() for letter in request.name):
+        raise UsageError(
+            f"--name {request.name[:40]!r} has no letter or digit of ASCII", "bundle names are a-z 0-9 . _ -"
+        )
     if not 0 <= request.max_drop <= 1:
         raise UsageError(f"--max-drop {request.max_drop:g} is not between 0 and 1", "0.01 is the default")
     if request.samples < 1 or request.emulator_samples < 1:
@@ -142,8 +159,15 @@ def _convert_for(job: Job) -> BundleReport | ProfileFailure:
 def _workspace(output: Path) -> Iterator[Path]:
     """Make `output` and a scratch folder in it that is gone at the end, whatever ends it."""
     created = [folder for folder in (output, *output.parents) if not folder.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".edgert-", dir=output))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".edgert-", dir=output))
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise BadInput(f"'{output}' is not a folder, or lies in a file", "name a folder with -o") from exc
+    except OSError as exc:
+        if exc.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            raise BadInput(f"'{output}' cannot be a folder: {exc.strerror}", "name another folder with -o") from exc
+        raise
     try:
         yield scratch
     finally:

@@ -7,8 +7,10 @@ environment failed, 130 interrupted.
 import errno
 import importlib
 import logging
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -16,7 +18,7 @@ from typing import NoReturn
 import click
 
 from edgert import __version__
-from edgert.errors import EdgertError, EnvironmentFailed, nearest
+from edgert.errors import EdgertError, EnvironmentFailed, UsageError, nearest
 
 COMMANDS = {
     "profiles": ("edgert.commands.profiles", "List, show or detect device profiles."),
@@ -30,6 +32,8 @@ COMMANDS = {
     "doctor": ("edgert.commands.doctor", "Show versions, providers, devices, and how to get what is missing."),
 }
 INTERRUPTED = 130
+STOP_SIGNALS = ("SIGTERM", "SIGHUP")
+TRACEBACK = "EDGERT_TRACEBACK"
 
 
 class LazyGroup(click.Group):
@@ -53,7 +57,7 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = nearest(args[0], COMMANDS)
             hint = f"did you mean '{close}'?" if close else f"the commands are: {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no command '{args[0]}'; {hint}", ctx)
+            raise UsageError(f"no command '{args[0]}'", hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,9 +80,18 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    logging.getLogger("edgert").addHandler(logging.NullHandler())  # the commands print what they log
+    for name in STOP_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    _show_warnings()
     sys.exit(_run(arguments))
+
+
+def _show_warnings() -> None:
+    """Print what edgert logs, a fallback for one, on stderr; other libraries keep to themselves."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("edgert").handlers[:] = [handler]
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -88,9 +101,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except EdgertError as exc:
         return _report(exc)
     except click.ClickException as exc:
-        exc.show()
-        return exc.exit_code
+        return _report(usage_error(exc))
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing any more
         click.echo("interrupted; nothing half-written was left", err=True)
         return INTERRUPTED
     except BrokenPipeError:
@@ -102,6 +115,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
     except OSError as exc:
         return _report(environment_error(exc))
+    except Exception as exc:  # noqa: BLE001 - the last resort: a user gets one line, not our stack
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        message = f"internal error: {type(exc).__name__}: {exc}"
+        return _report(EdgertError(message, f"this is a defect of edgert: report it with what {TRACEBACK}=1 prints"))
+
+
+def usage_error(exc: click.ClickException) -> UsageError:
+    """Return what click found wrong with the call as an error with a remedy."""
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context else "edgert"
+    return UsageError(exc.format_message(), f"`{command} --help` shows how it is called")
 
 
 def environment_error(exc: OSError) -> EnvironmentFailed:
@@ -126,5 +151,8 @@ def _report(exc: EdgertError) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into the interrupt that every command cleans up after."""
+    """Turn the first SIGTERM or SIGHUP into the interrupt that every command cleans up after; ignore the next ones."""
+    for name in ("SIGINT", *STOP_SIGNALS):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise KeyboardInterrupt

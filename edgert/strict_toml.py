@@ -11,14 +11,18 @@ from typing import TypeVar
 
 from edgert.errors import BadInput, nearest
 
+MAX_CHARACTERS = 100_000
+
 _T = TypeVar("_T")
 
 
 def loads(text: str, where: str) -> "Table":
     """Parse TOML text; `where` names the file in the BadInput that a defect raises."""
+    if len(text) > MAX_CHARACTERS:
+        raise BadInput(f"{where} has {len(text)} characters, more than the {MAX_CHARACTERS} allowed", "make it shorter")
     try:
         return Table(tomllib.loads(text), where, "")
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadInput(f"{where} is not valid TOML: {exc}", "correct the file at that line") from exc
 
 

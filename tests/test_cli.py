@@ -187,3 +187,38 @@ def test_missing_bundle_exits_2(capsys, tmp_path):
     code, _, err = call(capsys, "inspect", tmp_path / "none.edgert")
     assert code == 2
     assert "remedy:" in err
+
+
+def test_fallback_is_told_on_stderr_even_with_json(capsys, tiny_bundle, sample):
+    """A bundle for the CPU asked for on the NPU runs on the CPU, and stderr says so beside a clean document."""
+    code, out, err = call(capsys, "run", tiny_bundle, "--input", sample, "--device", "npu", "--json")
+    assert code == 0
+    assert json.loads(out)["fallback"]["from"] == "npu"
+    assert "warning:" in err
+    assert "npu" in err
+
+
+def test_internal_error_is_one_line_that_asks_for_a_report(capsys, monkeypatch, tmp_path):
+    """What no one foresaw ends with exit 1 and no stack, unless the stack is asked for."""
+    (tmp_path / "surprise.py").write_text(
+        "import click\n@click.command()\ndef doctor():\n    raise LookupError('surprise')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "doctor", ("surprise", ""))
+    code, _, err = call(capsys, "doctor")
+    assert code == 1
+    assert "internal error: LookupError" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("EDGERT_TRACEBACK", "1")
+    assert "Traceback" in call(capsys, "doctor")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "b", "--input", "x", "--threads", "99999999999"], ["bench", "b", "--rounds", "0"], ["keygen", "."]],
+)
+def test_numbers_and_names_out_of_range_exit_2(capsys, arguments):
+    """A slip of the finger is an error, not a hang and not a traceback."""
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in err

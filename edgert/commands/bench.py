@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from edgert.commands.numbers import COUNT, THREADS
 from edgert.commands.printing import print_json, table
 from edgert.errors import UsageError
 from edgert.runtime.golden import load_golden
@@ -17,8 +18,16 @@ from edgert.runtime.timing import Latency, interleave
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--rounds", default=20, show_default=True, help="Rounds: a turn of 0.05 s for each in every one.")
-@click.option("--warmup", default=1, show_default=True, help="Untimed calls at the start of each turn.")
+@click.option(
+    "--rounds", type=COUNT, default=20, show_default=True, help="Rounds: a turn of 0.05 s for each in every one."
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(0, 1000),
+    default=1,
+    show_default=True,
+    help="Untimed calls at the start of each turn.",
+)
 @click.option(
     "--input", "inputs", multiple=True, help="Inputs as for `edgert run`; default is the first golden vector."
 )
@@ -27,7 +36,7 @@ from edgert.runtime.timing import Latency, interleave
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or npu.")
 @click.option("--strict", is_flag=True, help="Fail instead of falling back to another processor.")
-@click.option("--threads", default=0, help="Threads; default is the usable cores.")
+@click.option("--threads", type=THREADS, default=0, help="Threads; default is the usable cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
     bundle: Path,

@@ -1,13 +1,16 @@
 """`edgert convert`: parse the flags, call the converter, print what came out."""
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgert.commands.numbers import COUNT, THREADS
 from edgert.commands.printing import ProgressLine, megabytes, print_json, table
 from edgert.errors import MissingExtra, UsageError
 from edgert.image_spec import ImageSpec, parse_image_spec
@@ -25,12 +28,14 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or w8a16.")
 @click.option("--max-drop", default=0.01, show_default=True, help="Largest fall of the metric from the original.")
 @click.option("--metric", default="cosine", show_default=True, help="What --max-drop judges: cosine or top1_agreement.")
-@click.option("--samples", default=64, show_default=True, help="Use at most so many calibration samples.")
-@click.option("--emulator-samples", default=2, show_default=True, help="Samples run on an emulated accelerator.")
+@click.option("--samples", type=COUNT, default=64, show_default=True, help="Use at most so many calibration samples.")
+@click.option(
+    "--emulator-samples", type=COUNT, default=2, show_default=True, help="Samples run on an emulated accelerator."
+)
 @click.option("--license", "license_id", metavar="SPDX-ID", help="The model's licence, kept in the bundle.")
 @click.option("--name", help="The bundle's name; default is the model file's.")
 @click.option("--folder", is_flag=True, help="Write folders instead of single .edgert files.")
-@click.option("--threads", default=0, help="Threads for measuring; default is the usable cores.")
+@click.option("--threads", type=THREADS, default=0, help="Threads for measuring; default is the usable cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def convert(
     model: Path,
@@ -70,24 +75,26 @@ def convert(
     converter: Any = importlib.import_module("converters.pipeline")
     progress = ProgressLine()
     try:
-        conversion = converter.convert(
-            model,
-            profiles,
-            calibration=calibration,
-            output=output,
-            shapes=dict(parse_shape(text) for text in shapes),
-            images=parse_images(images, model),
-            precision=precision,
-            max_drop=max_drop,
-            metric=metric,
-            license=license_id,
-            name=name,
-            folder=folder,
-            threads=threads,
-            samples=samples,
-            emulator_samples=emulator_samples,
-            progress=progress,
-        )
+        # What a calibration callable prints must not end up in the JSON document.
+        with contextlib.redirect_stdout(sys.stderr):
+            conversion = converter.convert(
+                model,
+                profiles,
+                calibration=calibration,
+                output=output,
+                shapes=dict(parse_shape(text) for text in shapes),
+                images=parse_images(images, model),
+                precision=precision,
+                max_drop=max_drop,
+                metric=metric,
+                license=license_id,
+                name=name,
+                folder=folder,
+                threads=threads,
+                samples=samples,
+                emulator_samples=emulator_samples,
+                progress=progress,
+            )
     finally:
         progress.clear()
     document = conversion.to_json()

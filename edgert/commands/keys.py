@@ -6,6 +6,7 @@ import click
 
 from edgert.bundle import check_bundle
 from edgert.commands.printing import print_json
+from edgert.errors import UsageError
 from edgert.signature import generate_key, sign_bundle, verify_bundle
 
 
@@ -20,6 +21,8 @@ def keygen(private: Path, public: Path | None, as_json: bool) -> None:
     Example:
       edgert keygen release.key
     """
+    if not private.name or private.is_dir():
+        raise UsageError(f"'{private}' is not a file name for a key", "name a file, as in: edgert keygen release.key")
     public = public or private.with_name(private.name + ".pub")
     keyid = generate_key(private, public)
     if as_json:

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from edgert import strict_json
+from edgert.commands.numbers import THREADS
 from edgert.commands.printing import print_json, table
 from edgert.runtime.inputs import read_inputs, summarise, write_outputs
 from edgert.runtime.model import load
@@ -24,7 +25,7 @@ from edgert.runtime.model import load
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or npu.")
 @click.option("--strict", is_flag=True, help="Fail instead of falling back to another processor.")
-@click.option("--threads", default=0, help="Threads; default is the usable cores.")
+@click.option("--threads", type=THREADS, default=0, help="Threads; default is the usable cores.")
 @click.option(
     "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Only run a bundle signed by this key."
 )
@@ -89,11 +90,6 @@ def _plain(array: np.ndarray) -> object:
 def _print(document: dict[str, Any]) -> None:
     nodes = ", ".join(f"{count} on {name}" for name, count in document["nodes"].items())
     click.echo(f"{document['variant']} on {document['provider']} ({document['where']}), nodes: {nodes}")
-    if document["fallback"]:
-        fallback = document["fallback"]
-        click.secho(
-            f"fallback: {fallback['to']} instead of {fallback['from']}: {fallback['reason']}", fg="yellow", err=True
-        )
     emulated = " (emulated: not the device's time)" if document["where"] == "emulated" else ""
     click.echo(f"latency {document['latency_ms']:.2f} ms{emulated}")
     rows = [

@@ -1,5 +1,6 @@
 """What a converter is given and what happens to it: every fault is one clear error, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -182,3 +183,46 @@ def test_convert_interrupted_in_the_middle_exits_130_and_leaves_nothing(tmp_path
     assert "interrupted" in text
     assert "Traceback" not in text
     assert not output.exists() or not list(output.iterdir())
+
+
+def test_convert_for_two_profiles_of_one_id_is_refused(capsys, tmp_path, tiny_model, tiny_samples):
+    """The second bundle would silently replace the first."""
+    copy = tmp_path / f"{PROFILE}.toml"
+    copy.write_bytes((Path(__file__).resolve().parents[2] / "device_profiles" / f"{PROFILE}.toml").read_bytes())
+    code, text = fault(capsys, tmp_path / "out", tiny_model, "--calibration", tiny_samples, "-p", copy)
+    assert (code, PROFILE in text) == (2, True)
+
+
+def test_convert_into_a_file_is_bad_input(capsys, tmp_path, tiny_model, tiny_samples):
+    """An output path that is a file, or lies in one, is named."""
+    (tmp_path / "file").write_text("here")
+    for output in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["convert", str(tiny_model), "-p", PROFILE, "-o", str(output), "--calibration", str(tiny_samples)])
+        assert ended.value.code == 2
+        assert "file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "here"
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "a = " + "1" * 50_000, "x" * 200_000])
+def test_convert_with_a_hostile_profile_file(capsys, tmp_path, tiny_model, tiny_samples, text):
+    """Nesting without end and numbers without end are a broken file, not a crash."""
+    (tmp_path / "p.toml").write_text(text)
+    code, _ = fault(capsys, tmp_path / "out", tiny_model, "--calibration", tiny_samples, "-p", tmp_path / "p.toml")
+    assert code == 2
+
+
+def test_convert_json_is_one_document_though_the_samples_print(capsys, tmp_path, tiny_model, monkeypatch):
+    """What a calibration callable prints goes to stderr."""
+    (tmp_path / "loud_samples.py").write_text(
+        "import numpy as np\nprint('hello')\ndef samples():\n    print('sample')\n"
+        "    yield {'x': np.ones((1, 8), np.float32)}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command = ["convert", str(tiny_model), "-p", PROFILE, "-o", str(tmp_path / "out"), "--json"]
+        cli.main([*command, "--calibration", "loud_samples:samples"])
+    captured = capsys.readouterr()
+    assert not ended.value.code, captured.err
+    assert json.loads(captured.out)["bundles"][0]["profile"] == PROFILE
+    assert "hello" in captured.err
