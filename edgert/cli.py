@@ -100,6 +100,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return result if isinstance(result, int) else 0
     except EdgertError as exc:
         return _report(exc)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        return UsageError.exit_code
     except click.ClickException as exc:
         return _report(usage_error(exc))
     except (click.Abort, KeyboardInterrupt):
