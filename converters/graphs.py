@@ -86,6 +86,14 @@ def float_graph(
 
 
 def _run(one: Pass, model: ir.Model, profile: DeviceProfile) -> Step:
+    before = _interface(model)
     result = one(model, profile)
     check_model(model)
+    assert _interface(model) == before, f"{one.__name__} changed the names of the inputs or outputs"
     return Step(one.__name__, result.changes, result.declined)
+
+
+def _interface(model: ir.Model) -> tuple[list[str | None], list[str | None]]:
+    """Return the names, in order, of the inputs that a caller gives and of the outputs."""
+    graph = model.graph
+    return [value.name for value in graph.inputs if not value.is_initializer()], [v.name for v in graph.outputs]

@@ -3,6 +3,7 @@
 Devices count into the same bins and the server adds them up; both are left to the telemetry code.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,14 +20,18 @@ class _Histogram:
     edges: np.ndarray
     counts: np.ndarray
     n: int = 0
+    nonfinite: int = 0
 
     def add(self, values: np.ndarray) -> None:
         flat = values.astype(np.float64).ravel()
+        finite = np.isfinite(flat)
+        self.nonfinite += int(flat.size - finite.sum())
+        flat = flat[finite]
         self.counts += np.bincount(np.searchsorted(self.edges, flat, side="right"), minlength=len(self.edges) + 1)
         self.n += flat.size
 
     def to_json(self) -> dict[str, object]:
-        return {"edges": self.edges.tolist(), "counts": self.counts.tolist(), "n": self.n}
+        return {"edges": self.edges.tolist(), "counts": self.counts.tolist(), "n": self.n, "nonfinite": self.nonfinite}
 
 
 @dataclass
@@ -66,7 +71,8 @@ def reference_profile(
 
     `pairs` gives a fresh iterator at each call; `chosen` runs the chosen variant on one sample's inputs. Per tensor:
     `edges` (33 of them, equal width over the range seen), `counts` (34: one below, 32 within, one at or above the
-    last edge) and `n`. For an output whose rows are probabilities also the class counts of the chosen variant
+    last edge), `n`, their sum, and `nonfinite`, how many values besides were NaN or infinite. Strings have no entry.
+    For an output whose rows are probabilities also the class counts of the chosen variant
     and, per confidence bin, how often its class is the original's.
     """
     ranges = _ranges(pairs())
@@ -94,19 +100,24 @@ def reference_profile(
 def _ranges(
     pairs: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
 ) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the smallest and largest finite value per tensor; infinity and its negative where there is none."""
     ranges: dict[str, dict[str, tuple[float, float]]] = {"inputs": {}, "outputs": {}}
     for inputs, outputs in pairs:
         for side, tensors in (("inputs", inputs), ("outputs", outputs)):
             for name, values in tensors.items():
                 if values.dtype.kind not in "biuf" or values.size == 0:
                     continue
-                low, high = float(np.nanmin(values)), float(np.nanmax(values))
-                before = ranges[side].get(name, (low, high))
-                ranges[side][name] = (min(before[0], low), max(before[1], high))
+                finite = values[np.isfinite(values)]
+                low, high = ranges[side].get(name, (math.inf, -math.inf))
+                if finite.size:
+                    low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+                ranges[side][name] = (low, high)
     return ranges
 
 
 def _edges(low: float, high: float) -> np.ndarray:
+    if not math.isfinite(low):
+        low = high = 0.0
     if not high > low:
         low, high = low - 0.5, low + 0.5
     return np.linspace(low, high, BINS + 1)
@@ -120,5 +131,7 @@ def _count(histograms: Mapping[str, _Histogram], tensors: Mapping[str, np.ndarra
 def _is_probability(values: np.ndarray) -> bool:
     """Say whether the rows on the last axis are probabilities: two or more, in [0, 1], adding up to one."""
     if values.dtype.kind != "f" or values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
+        return False
+    if not np.isfinite(values).all():
         return False
     return bool(values.min() >= -1e-4 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-2))

@@ -3,19 +3,17 @@
 At most one file is in memory at a time; a `.npy` is mapped. Checking arrays is left to `samples`.
 """
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgert.errors import BadInput
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
+from edgert.runtime.arrays import read_npy, read_npz
 from edgert.runtime.images import IMAGE_SUFFIXES, default_image_spec, is_image_file, load_image, takes_image
 
 ARRAY_SUFFIXES = (".npz", ".npy")
@@ -56,9 +54,9 @@ def read_files(files: Sequence[Path], inputs: Sequence[TensorSpec]) -> Iterator[
         if is_image_file(path):
             yield _read_image(path, inputs)
         elif path.suffix.lower() == ".npz":
-            yield from _split(_read_npz(path), inputs, str(path))
+            yield from _split(read_npz(path), inputs, str(path))
         else:
-            yield from _split({_only_input(path, inputs).name: _read_npy(path)}, inputs, str(path))
+            yield from _split({_only_input(path, inputs).name: read_npy(path, mapped=True)}, inputs, str(path))
 
 
 def _read_image(path: Path, inputs: Sequence[TensorSpec]) -> Found:
@@ -87,28 +85,6 @@ def _only_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
         names = ", ".join(spec.name for spec in inputs)
         raise BadInput(f"'{path}' holds one array, but the model has {len(inputs)} inputs: {names}", "give .npz files")
     return inputs[0]
-
-
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (*_BROKEN, TypeError) as exc:  # TypeError: a plain array that is named .npz
-        raise BadInput(f"'{path}' cannot be read as .npz: {exc}", "write it with numpy.savez, without objects") from exc
-
-
-def _read_npy(path: Path) -> NDArray[Any]:
-    """Return the array mapped from the file, so that only the samples in use are in memory."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _BROKEN as exc:
-        raise BadInput(f"'{path}' cannot be read as .npy: {exc}", "write it with numpy.save, without objects") from exc
-    if not isinstance(array, np.ndarray):
-        raise BadInput(f"'{path}' holds several arrays", "name it .npz")
-    return array
 
 
 def _split(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str) -> Iterator[Found]:

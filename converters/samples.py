@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.sample_files import FORMS, Found, image_rules, is_usable, read_files, shape_text, usable_files
-from edgert.errors import BadInput, UsageError, nearest
+from edgert.errors import BadInput, EdgertError, UsageError, nearest
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
 from edgert.runtime.images import takes_image
@@ -65,19 +65,21 @@ def open_samples(
 
     `spec` is a folder, an image, `.npz` or `.npy` file, `module:function`, `random`, or a callable that
     returns an iterable of samples each time it is called. Reads everything once. BadInput names the file
-    and the input; MissingExtra for pictures without Pillow; what a callable raises is not caught.
+    and the input, or the callable and what it raised; MissingExtra for pictures without Pillow.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are asked for", "ask for at least 1")
     if not inputs:
-        raise BadInput("the model takes no input, so there is nothing to calibrate", "convert it with --precision fp32")
+        raise BadInput("the model takes no input, so there is nothing to compare", "export it with an input")
     kind, name, read = _reader(spec, inputs, RANDOM_COUNT if limit is None else min(limit, RANDOM_COUNT), seed)
     passes = partial(_checked, read, inputs, limit)
-    count, digest = _count_and_hash(passes())
+    marks: list[bytes] = []
+    count, digest = _count_and_hash(_marked(passes(), marks) if kind == "callable" else passes())
     if count == 0:
         raise BadInput(f"'{name}' gives no samples", FORMS)
     warning = RANDOM_WARNING if kind == "random" else ""
-    return Samples(name, kind, count, digest, warning, passes, image_rules(kind, name, inputs))
+    again = partial(_repeated, passes, marks, name) if kind == "callable" else passes
+    return Samples(name, kind, count, digest, warning, again, image_rules(kind, name, inputs))
 
 
 _Read = Callable[[], Iterator[Found]]
@@ -86,7 +88,8 @@ _Read = Callable[[], Iterator[Found]]
 def _reader(spec: str | Source, inputs: Sequence[TensorSpec], random_count: int, seed: int) -> tuple[str, str, _Read]:
     """Return the kind of samples, their name, and a function that starts one pass over them."""
     if not isinstance(spec, str):
-        return "callable", getattr(spec, "__qualname__", repr(spec)), partial(_call, spec)
+        name = getattr(spec, "__qualname__", repr(spec))
+        return "callable", name, partial(_call, spec, name)
     if spec == "random":
         return "random", spec, partial(_random, inputs, random_count, seed)
     path = Path(spec)
@@ -97,7 +100,7 @@ def _reader(spec: str | Source, inputs: Sequence[TensorSpec], random_count: int,
             raise BadInput(f"'{spec}' is not a kind of file that samples are read from", FORMS)
         return "file", spec, partial(read_files, (path,), inputs)
     if _CALLABLE.fullmatch(spec):
-        return "callable", spec, partial(_call, _import_callable(spec))
+        return "callable", spec, partial(_call, _import_callable(spec), spec)
     raise BadInput(f"there is no file or folder '{spec}'", FORMS)
 
 
@@ -114,6 +117,28 @@ def _count_and_hash(samples: Iterable[Sample]) -> tuple[int, str]:
             digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
             digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return count, digest.hexdigest()
+
+
+def _marked(samples: Iterable[Sample], marks: list[bytes]) -> Iterator[Sample]:
+    """Hand the samples on, and append the hash of each to `marks`."""
+    for sample in samples:
+        marks.append(_mark(sample))
+        yield sample
+
+
+def _mark(sample: Sample) -> bytes:
+    return bytes.fromhex(_count_and_hash([sample])[1])
+
+
+def _repeated(passes: Callable[[], Iterator[Sample]], marks: Sequence[bytes], name: str) -> Iterator[Sample]:
+    """Hand on a later pass over a callable's samples; BadInput as soon as it is not the first one again."""
+    for index, (sample, mark) in enumerate(itertools.zip_longest(passes(), marks)):
+        if sample is None or mark is None or _mark(sample) != mark:
+            raise BadInput(
+                f"'{name}' gave other samples the second time, from sample {index} on",
+                "make each call give the same samples: fix the seed, and start anew instead of going on",
+            )
+        yield sample
 
 
 def _check_sample(found: Found, inputs: Sequence[TensorSpec]) -> Sample:
@@ -187,7 +212,7 @@ def _dtype_of(spec: TensorSpec) -> np.dtype[Any]:
 def _unsupported(spec: TensorSpec) -> BadInput:
     return BadInput(
         f"input '{spec.name}' takes {spec.dtype}, which samples cannot hold",
-        "convert it with --precision fp32",
+        "export the model with inputs of float16, float32, float64, integers or bool",
     )
 
 
@@ -208,8 +233,8 @@ def _import_callable(spec: str) -> Source:
         try:
             importlib.invalidate_caches()
             module = importlib.import_module(module_name)
-        except (ImportError, SyntaxError) as exc:
-            message = f"'{spec}': the module '{module_name}' cannot be imported: {exc}"
+        except (Exception, SystemExit) as exc:  # the user's code may raise anything
+            message = f"'{spec}': the module '{module_name}' cannot be imported: {type(exc).__name__}: {exc}"
             raise BadInput(message, "run the command in the folder of the module, or install it") from exc
     found = getattr(module, name, None)
     if not callable(found):
@@ -220,14 +245,39 @@ def _import_callable(spec: str) -> Source:
     return source
 
 
-def _call(source: Source) -> Iterator[Found]:
+_END = object()
+
+
+def _call(source: Source, name: str) -> Iterator[Found]:
     with _working_folder_importable():
-        for index, sample in enumerate(source()):
-            where = f"sample {index} of the callable"
+        with _users_code(f"'{name}'"):
+            samples = iter(source())
+        for index in itertools.count():
+            where = f"sample {index} of '{name}'"
+            with _users_code(where):
+                sample = next(samples, _END)
+            if sample is _END:
+                return
             if not isinstance(sample, Mapping):
                 message = f"{where} is {type(sample).__name__}, a dict of arrays by input name is expected"
                 raise BadInput(message, 'yield {"input": array}')
-            yield Found({str(name): np.asarray(value) for name, value in sample.items()}, where)
+            with _users_code(where):
+                arrays = {str(key): np.asarray(value) for key, value in sample.items()}
+            yield Found(arrays, where)
+
+
+@contextmanager
+def _users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's own function raises into BadInput: it can be anything, and it is no fault of ours."""
+    try:
+        yield
+    except EdgertError:
+        raise
+    except (Exception, SystemExit) as exc:  # the user's code may raise anything
+        raise BadInput(
+            f"{what} raised {type(exc).__name__}: {exc}",
+            "the function takes no argument and gives samples: dicts of one array, without gaps, per input name",
+        ) from exc
 
 
 def _random(inputs: Sequence[TensorSpec], count: int, seed: int) -> Iterator[Found]:

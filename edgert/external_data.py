@@ -34,7 +34,7 @@ def check_external_data(model: bytes, listed: Collection[str], what: str) -> Non
 
 
 def external_locations(model: bytes, what: str) -> set[str]:
-    """Return the external data locations of a serialized ModelProto; VerificationFailed if it is cut."""
+    """Return the external data locations of a serialized ModelProto; VerificationFailed if it is malformed."""
     if b"location" not in model:  # the key is always spelled out, so most models need no walk
         return set()
     locations: set[str] = set()
@@ -59,15 +59,15 @@ def _location(model: bytes, start: int, end: int) -> set[str]:
 
 
 def _byte_fields(model: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, start and end of the length-delimited fields of a message; IndexError if it is cut."""
+    """Yield number, start and end of the length-delimited fields of a message; IndexError if it is malformed."""
     position = start
     while position < end:
-        tag, position = _varint(model, position)
+        tag, position = _tag(model, position)
         wire = tag & 7
         if wire == _VARINT:
-            _, position = _varint(model, position)
+            _, position = _varint(model, position, 10)
         elif wire == _BYTES:
-            size, position = _varint(model, position)
+            size, position = _varint(model, position, 5)
             if position + size > end:
                 raise IndexError(position)
             yield tag >> 3, position, position + size
@@ -76,12 +76,26 @@ def _byte_fields(model: bytes, start: int, end: int) -> Iterator[tuple[int, int,
             position += 4 if wire == _FIXED_32 else 8
         else:
             raise IndexError(position)
+    if position != end:
+        raise IndexError(position)
 
 
-def _varint(model: bytes, position: int) -> tuple[int, int]:
-    """Return a variable-length number of at most ten bytes and the position after it."""
+def _tag(model: bytes, position: int) -> tuple[int, int]:
+    """Return a tag and the position after it; IndexError unless every reader takes it for the same field.
+
+    Readers differ in what they do with bits above 32, which ONNX Runtime drops, and with zero bytes at the end.
+    """
+    tag, after = _varint(model, position, 5)
+    padded = after - position > 1 and model[after - 1] == 0
+    if padded or not 8 <= tag < 1 << 32:  # below 8 is field number 0
+        raise IndexError(position)
+    return tag, after
+
+
+def _varint(model: bytes, position: int, most: int) -> tuple[int, int]:
+    """Return a variable-length number of at most `most` bytes and the position after it."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most, 7):
         byte = model[position]
         position += 1
         value |= (byte & 0x7F) << shift

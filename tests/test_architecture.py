@@ -160,8 +160,14 @@ def _first_party_refusal(layer: Layer, item: Import) -> str | None:
 
 
 def _call_violations(path: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    caught = {
+        id(name)
+        for handler in ast.walk(tree)
+        if isinstance(handler, ast.ExceptHandler) and handler.type is not None
+        for name in ast.walk(handler.type)
+    }
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute | ast.Name):
+        if not isinstance(node, ast.Attribute | ast.Name) or id(node) in caught:
             continue
         dotted = ast.unparse(node)
         start, _, name = dotted.rpartition(".")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from converters.candidates.choice import Choice, Judged, outcome, select
 from converters.job import Job, Written
+from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import plan_quantization
 from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
@@ -30,7 +31,10 @@ class _Run:
 def choose(job: Job) -> Choice:
     """Build, run and time the candidates of a CPU profile; GateFailed when none is close enough to the original."""
     host = job.where(job.shared.cpu) == "host"
-    runs = _float_runs(job, host) | _integer_runs(job)
+    integer, failure = _integer_runs(job)
+    runs = _float_runs(job, host) | integer
+    if not runs and failure:
+        raise failure
     if not runs:
         raise UsageError(
             f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
@@ -52,6 +56,9 @@ def choose(job: Job) -> Choice:
             Candidate(one.precision, one.variant, one.gate, one.speedup, outcome(one, winner, job.request.max_drop))
             for one in judged
         ]
+        if failure:
+            name = job.profile.quantization.variant_class
+            candidates.append(Candidate("int8", name, None, None, failure.message))
         if winner is None:
             raise GateFailed(
                 f"profile '{job.profile.id}': {reason}",
@@ -105,21 +112,25 @@ def _float_runs(job: Job, host: bool) -> dict[str, _Run]:
     return runs
 
 
-def _integer_runs(job: Job) -> dict[str, _Run]:
-    """Return one int8 candidate per calibration method."""
+def _integer_runs(job: Job) -> tuple[dict[str, _Run], CalibrationFailed | None]:
+    """Return one int8 candidate per calibration method, and why there are no more where the graph gives no ranges."""
+    runs: dict[str, _Run] = {}
     if not _wanted(job, "int8"):
-        return {}
-    quantization, runs = job.profile.quantization, {}
-    graph = job.float_graph("cpu")
+        return runs, None
+    quantization, graph = job.profile.quantization, job.float_graph("cpu")
     for method in METHODS:
-        plan = plan_quantization(graph.model, job.ranges("cpu", method), quantization, 8)
+        try:
+            ranges = job.ranges("cpu", method)
+        except CalibrationFailed as exc:
+            return runs, exc
+        plan = plan_quantization(graph.model, ranges, quantization, 8)
         if not plan.quantized:
             continue
         name = quantization.variant_class if method == METHODS[0] else f"{quantization.variant_class}-{method}"
         written = job.write(apply_qdq(graph.model, plan), name)
         recipe = {"passes": graph.changes(), "calibration_method": method}
         runs[name] = _Run("int8", written, job.open_cpu(written.path), recipe)
-    return runs
+    return runs, None
 
 
 def _choice(

@@ -4,6 +4,7 @@ from converters.candidates import cpu
 from converters.candidates.accelerator import accelerator, nodes_refused
 from converters.candidates.choice import Choice
 from converters.job import Job, Written
+from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.fp16 import to_fp16
 from converters.request import Candidate, Check, VariantReport
 from edgert.errors import GateFailed, UsageError
@@ -35,16 +36,20 @@ def choose(job: Job) -> Choice:
     if "fp32" in wanted:
         placements.insert(0, _placement(provider, "fp32"))
     notes: tuple[str, ...] = ()
+    half: tuple[Written, VariantReport] | None
     if "fp16" in wanted:
-        half, notes = _run_fp16(job, provider, device, on_gpu)
-        held = job.holds(job.gate(half[1].checks[0].outputs))
-        candidates.insert(
-            0,
-            Candidate(
-                "fp16", "fp16", job.gate(half[1].checks[0].outputs), None, "chosen" if held else "below the gate"
-            ),
-        )
-        if held:
+        try:
+            half, notes = _run_fp16(job, provider, device, on_gpu)
+        except CalibrationFailed as exc:
+            if "fp32" not in wanted:
+                raise
+            half = None
+            candidates.insert(0, Candidate("fp16", "fp16", None, None, exc.message))
+        if half:
+            gate = job.gate(half[1].checks[0].outputs)
+            held = job.holds(gate)
+            candidates.insert(0, Candidate("fp16", "fp16", gate, None, "chosen" if held else "below the gate"))
+        if half and held:
             models["fp16"] = half[0]
             reports.insert(0, half[1])
             placements.insert(0, _placement(provider, "fp16"))

@@ -8,6 +8,7 @@ from converters.candidates import cpu
 from converters.candidates.accelerator import AcceleratorFailed, accelerator, nodes_refused
 from converters.candidates.choice import Choice
 from converters.job import Job, Written
+from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import plan_quantization, variant_class
 from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
@@ -23,13 +24,17 @@ ACTIVATION_BITS = {"int8": 8, "w8a16": 16}
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One candidate's fate: the report where it won, the refused nodes where the provider said no."""
+    """One candidate's fate: the report where it won, the refused nodes where the provider said no.
+
+    `final`: no other calibration method can help this precision.
+    """
 
     candidate: Candidate
     report: VariantReport | None = None
     written: Written | None = None
     method: str = ""
     refused: tuple[NodeAssignment, ...] = ()
+    final: bool = False
 
 
 def choose(job: Job) -> Choice:
@@ -46,7 +51,7 @@ def choose(job: Job) -> Choice:
             attempts.append(attempt)
             if attempt.report and attempt.written:
                 return _choice(job, provider, attempt, attempts)
-            if attempt.refused:
+            if attempt.final:
                 break
     raise _failure(job, provider, attempts)
 
@@ -76,7 +81,11 @@ def _require_static(job: Job) -> None:
 
 
 def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precision: str, method: str) -> _Attempt:
-    name, model = _build(job, precision, method)
+    try:
+        name, model = _build(job, precision, method)
+    except CalibrationFailed as exc:
+        name = variant_class(job.profile.quantization, ACTIVATION_BITS[precision])
+        return _Attempt(Candidate(precision, name, None, None, exc.message), final=True)
     label = f"{name}-{method}" if method not in ("", "minmax") else name
     written = job.write(model, name)
     options = provider.options_for(precision, emulated=device.emulated)
@@ -85,7 +94,7 @@ def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precisi
         session = Session.open(written.path, device, options=options, threads=job.request.threads)
     except UnsupportedNodes as exc:
         verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
-        return _Attempt(Candidate(precision, label, None, None, verdict), refused=tuple(exc.refused))
+        return _Attempt(Candidate(precision, label, None, None, verdict), refused=tuple(exc.refused), final=True)
     except ProviderFailed as exc:
         return _Attempt(Candidate(precision, label, None, None, exc.message))
     try:

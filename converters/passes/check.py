@@ -26,18 +26,30 @@ def check_model(model: ir.Model) -> None:
 
 
 def _checker_problem(model: ir.Model) -> str | None:
-    proto, _ = skeleton(model)
     try:
+        proto, _ = skeleton(model)
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
         return str(error).strip()
+    except (ir.serde.SerdeError, ValueError) as error:  # such as a name that is not UTF-8
+        return str(_first_cause(error)).strip()
     return None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_problem(model: ir.Model) -> str | None:
     """Find what a protobuf would hide: values used outside their scope, names given twice."""
     if not model.graph.outputs:
         return "it has no outputs"
+    outputs = Counter(value.name for value in model.graph.outputs)
+    twice = [name for name, count in outputs.items() if count > 1]
+    if twice:
+        return f"the output '{twice[0]}' is listed twice"
     return _graph_problem(model.graph, frozenset())
 
 

@@ -1,6 +1,8 @@
 """What does not depend on the inputs is computed now; what nothing needs is dropped."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -34,13 +36,24 @@ def fold_constants(model: ir.Model, profile: DeviceProfile) -> PassResult:
     random = [node for node in nodes_of(model) if node.op_type in _RANDOM]
     for _ in range(_ROUNDS):
         start = _members(model)
-        _fold_once(model, profile, repeated=not random)
+        with _inputs_not_as_outputs(model.graph):
+            _fold_once(model, profile, repeated=not random)
         if _members(model) == start:
             break
         infer_shapes(model, profile)
     after = _members(model)
     declined = tuple(f"{label(node)}: it draws random numbers, so repeated nodes stay" for node in random)
     return PassResult(len(before - after), declined)
+
+
+@contextmanager
+def _inputs_not_as_outputs(graph: ir.Graph) -> Iterator[None]:
+    """Take inputs that are outputs too off the outputs for a while: OutputFixPass would rename the input."""
+    outputs = tuple(graph.outputs)
+    graph.outputs[:] = [value for value in outputs if not value.is_graph_input()]
+    yield
+    made = iter(tuple(graph.outputs))
+    graph.outputs[:] = [value if value.is_graph_input() else next(made) for value in outputs]
 
 
 def _fold_once(model: ir.Model, profile: DeviceProfile, repeated: bool) -> None:

@@ -9,18 +9,23 @@ from converters.passes.result import PassResult
 from converters.passes.rewriting import add_initializer
 from edgert.profile import DeviceProfile
 
+FREE_INITIALIZERS = 4
+"""The first IR version whose initializers need not be inputs too."""
+
 
 def lift_constants(model: ir.Model, profile: DeviceProfile) -> PassResult:
     """Turn Constant nodes into initializers, move those of subgraphs to the main graph, and keep none as graph input.
 
     Models of IR version 3 list every initializer as an input too; later models may, as a default that a caller can
     override. Neither is an input that onnxruntime asks for, so the interface stays; a default becomes a fixed weight.
-    A Constant that is a graph output, or that holds a sparse tensor, stays a node.
+    The IR version becomes at least 4, which allows that. A Constant that is a graph output, or that holds a sparse
+    tensor, stays a node.
     """
     del profile
     inputs = sum(len(graph.inputs) for graph in model.graphs())
     common.RemoveInitializersFromInputsPass()(model)
     changes = inputs - sum(len(graph.inputs) for graph in model.graphs())
+    model.ir_version = max(model.ir_version, FREE_INITIALIZERS)
     declined: list[str] = []
     for node in nodes_of(model):
         if not is_op(node, "Constant"):

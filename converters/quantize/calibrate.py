@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converters.quantize.observers import METHODS, Extremes, Histogram, TensorRange, choose_range
 from edgert.errors import BadInput, EnvironmentFailed, UsageError
 from edgert.runtime.providers import ProviderDevice, find_device
-from edgert.runtime.session import Session
+from edgert.runtime.session import RunFailed, Session
 
 Feeds = Iterable[Mapping[str, NDArray[np.generic]]]
 Progress = Callable[[int, int], None]
@@ -28,9 +28,16 @@ _ITEM_BYTES = 8
 _EXTERNAL_ABOVE_BYTES = 500_000_000
 
 
+class CalibrationFailed(BadInput):
+    """The samples can be read, and the graph still gives no ranges: nothing of it can be quantized."""
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """What one calibration saw: full ranges, histograms if asked for, and the number of samples."""
+    """What one calibration saw: full ranges, histograms if asked for, and the number of samples.
+
+    A tensor that held an infinity, such as an attention mask, has no range: its nodes stay in float.
+    """
 
     ranges: Mapping[str, TensorRange]
     histograms: Mapping[str, Histogram]
@@ -86,17 +93,18 @@ def observe(
 
     `feeds` must be iterable more than once. `progress` gets (runs done, runs expected; 0 while unknown).
     `memory_budget` is in bytes and bounds the tensors fetched in one run. Raises BadInput for no sample at
-    all and for NaN or infinity, naming the tensor and the node that makes it.
+    all and for NaN or infinity in a sample, and CalibrationFailed where the graph makes NaN, naming the tensor
+    and the node, or cannot be run with its tensors as outputs.
     """
     run = _Run(model, workdir, threads, progress)
     names = float_values(model)
     extremes, sizes, samples = _observe_extremes(run, names, feeds)
     if not samples:
         raise BadInput("the calibration data holds no sample", "give at least one file or array that can be read")
-    ranges = {name: extremes[name].range() for name in names}
+    ranges = {name: seen.range() for name, seen in extremes.items() if _is_finite(seen)}
     if not histograms:
         return Statistics(ranges, {}, samples)
-    counted = [name for name in names if ranges[name].maximum > ranges[name].minimum]
+    counted = [name for name, full in ranges.items() if full.maximum > full.minimum]
     chunks = chunk_by_bytes({name: sizes[name] * _ITEM_BYTES for name in counted}, memory_budget)
     run.expected = samples * (1 + len(chunks))
     found: dict[str, Histogram] = {}
@@ -137,24 +145,40 @@ class _Run:
     def open(self, augmented: ir.Model, stem: str) -> Iterator[Session]:
         """Open a session on a scratch file in the work folder; both are gone afterwards."""
         path = self._workdir / f"{stem}.onnx"
-        weights = sum(value.const_value.nbytes for value in augmented.graph.initializers.values() if value.const_value)
         try:
-            ir.save(augmented, path, external_data=f"{stem}.bin" if weights > _EXTERNAL_ABOVE_BYTES else None)
+            ir.save(augmented, path, external_data=f"{stem}.bin" if _needs_file(augmented) else None)
         except OSError as exc:
             raise EnvironmentFailed(f"cannot write {path}: {exc}", "free some space or name another folder") from exc
         try:
-            with Session.open(path, _cpu(), threads=self._threads) as session:
+            with self._session(path) as session:
                 yield session
         finally:
             path.unlink(missing_ok=True)
             path.with_suffix(".bin").unlink(missing_ok=True)
 
+    def _session(self, path: Path) -> Session:
+        try:
+            return Session.open(path, _cpu(), threads=self._threads)
+        except BadInput as exc:
+            raise CalibrationFailed(f"the graph cannot be calibrated: {exc.message}", exc.remedy) from exc
+
     def each(self, session: Session, feeds: Feeds) -> Iterator[Mapping[str, NDArray[np.generic]]]:
         for sample in feeds:
-            yield {**sample, **session.run(sample)}
+            try:
+                outputs = session.run(sample)
+            except RunFailed as exc:
+                raise CalibrationFailed(f"the graph cannot be calibrated: {exc.message}", exc.remedy) from exc
+            yield {**sample, **outputs}
             self.done += 1
             if self._progress is not None:
                 self._progress(self.done, self.expected)
+
+
+def _needs_file(model: ir.Model) -> bool:
+    """Say whether weights go beside the graph: too many for one protobuf, or lying in a file of another folder."""
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    return elsewhere or sum(tensor.nbytes for tensor in tensors) > _EXTERNAL_ABOVE_BYTES
 
 
 def _cpu() -> ProviderDevice:
@@ -176,8 +200,8 @@ def _observe_extremes(run: _Run, names: Sequence[str], feeds: Feeds) -> tuple[di
             samples += 1
             for index, name in enumerate(names):
                 minimum, maximum, total, size = (outputs[_statistic(op, index)].item() for op in _STATISTICS)
-                if size and (np.isnan(total) or not np.isfinite([minimum, maximum]).all()):
-                    _refuse_not_finite(run.model, name, samples)
+                if size and not np.isfinite([minimum, maximum, total]).all():
+                    _check_numbers(run.model, name, samples, np.array([minimum, maximum, total], np.float64))
                 extremes[name].add(minimum, maximum, int(size))
                 sizes[name] = max(sizes[name], int(size))
     return extremes, sizes, samples
@@ -192,6 +216,10 @@ def _observe_histograms(
             for name, histogram in histograms.items():
                 histogram.add(np.asarray(outputs[name], np.float32))
     return histograms
+
+
+def _is_finite(seen: Extremes) -> bool:
+    return not seen.count or bool(np.isfinite([seen.minimum, seen.maximum]).all())
 
 
 def _statistic(op_type: str, index: int) -> str:
@@ -233,15 +261,21 @@ def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
     return {value.name: value for value in values if value.name}
 
 
-def _refuse_not_finite(model: ir.Model, name: str, sample: int) -> None:
+def _check_numbers(model: ir.Model, name: str, sample: int, found: NDArray[np.float64]) -> None:
+    """Refuse any NaN, and an infinity in an input; an infinity that the graph makes only leaves a tensor out.
+
+    `found` holds minimum, maximum and sum. The sum of both infinities is NaN without there being one.
+    """
     producer = _values_by_name(model.graph)[name].producer()
     if producer is None:
-        raise BadInput(
-            f"calibration sample {sample} holds NaN or infinity in the input '{name}'",
-            "clean or drop that sample",
+        if not np.isfinite(found[:2]).all() or np.isnan(found[2]):
+            raise BadInput(
+                f"calibration sample {sample} holds NaN or infinity in the input '{name}'",
+                "clean or drop that sample",
+            )
+    elif np.isnan(found).any() and not np.isinf(found[:2]).all():
+        raise CalibrationFailed(
+            f"calibration sample {sample} makes NaN in the tensor '{name}' of node '{producer.name}'"
+            f" ({producer.op_type})",
+            "check that the samples are preprocessed as the model expects",
         )
-    raise BadInput(
-        f"calibration sample {sample} makes NaN or infinity in the tensor '{name}'"
-        f" of node '{producer.name}' ({producer.op_type})",
-        "check that the samples are preprocessed as the model expects",
-    )

@@ -1,7 +1,7 @@
 """ONNX files: the one source format that needs no conversion, only suspicion.
 
-Weights in external files are memory-mapped, never read here. What later steps decide, such as operators that a provider
-does not know, is left to them.
+Large weights in external files are memory-mapped, never read here. What later steps decide, such as operators that a
+provider does not know, is left to them.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,14 @@ from google.protobuf.message import DecodeError
 
 from converters.passes.check import check_model
 from converters.passes.raise_opset import OLDEST_OPSET
+from converters.passes.skeleton import KEEP_BYTES
 from edgert.errors import BadInput
+
+NEWEST_OPSET = 26
+"""The newest opset of onnxruntime 1.31, which refuses later ones and does not tell its limit before."""
+
+NEWEST_IR_VERSION = 13
+"""The newest IR version that onnxruntime 1.31 reads."""
 
 _EXPORT = "export the model again, or download it again and compare its size"
 
@@ -21,14 +28,16 @@ _EXPORT = "export the model again, or download it again and compare its size"
 def load(path: Path) -> ir.Model:
     """Read an ONNX model and check that it is whole.
 
-    Raises BadInput for a file that is not an ONNX model or is cut off, a graph without nodes or outputs, an opset out
-    of range, and external data that is missing, too short or outside the model's folder.
+    Raises BadInput for a file that is not an ONNX model or is cut off, a graph without nodes or outputs, an opset or IR
+    version out of range, an input or output that is not a tensor, and external data that is missing, too short or
+    outside the model's folder.
     """
     proto = _parse(path)
     _check_opset(path, proto)
     if not proto.graph.node or not proto.graph.output:
         missing = "nodes" if not proto.graph.node else "outputs"
         raise BadInput(f"{path}: the graph has no {missing}", remedy=_EXPORT)
+    _check_interface(path, proto.graph)
     for tensor in _tensors(proto.graph):
         _check_tensor(path, tensor)
     model = _deserialize(path, proto)
@@ -60,7 +69,7 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
     opsets = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    newest = onnx.defs.onnx_opset_version()
+    newest = min(onnx.defs.onnx_opset_version(), NEWEST_OPSET)
     if not opsets:
         raise BadInput(f"{path}: the model does not say which opset it uses", remedy=_EXPORT)
     if not OLDEST_OPSET <= max(opsets) <= newest:
@@ -68,6 +77,23 @@ def _check_opset(path: Path, proto: onnx.ModelProto) -> None:
             f"{path}: opset {max(opsets)} is not supported; {OLDEST_OPSET} to {newest} are",
             remedy="export the model again with opset 17",
         )
+    if proto.ir_version > NEWEST_IR_VERSION:
+        raise BadInput(
+            f"{path}: IR version {proto.ir_version} is not supported; the newest is {NEWEST_IR_VERSION}",
+            remedy="export the model again with opset 17",
+        )
+
+
+def _check_interface(path: Path, graph: onnx.GraphProto) -> None:
+    """Check that inputs and outputs are tensors: a sample and a golden vector hold nothing else."""
+    for side, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value")
+            if kind not in (None, "tensor_type"):
+                raise BadInput(
+                    f"{path}: {side} '{value.name}' has the type {kind.removesuffix('_type')}, and not tensor",
+                    remedy="export the model with plain tensors as its inputs and outputs",
+                )
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -152,4 +178,15 @@ def _deserialize(path: Path, proto: onnx.ModelProto) -> ir.Model:
     except (ir.serde.SerdeError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: the graph is not valid: {error}", remedy=_EXPORT) from error
     ir.external_data.set_base_dir(model.graph, path.parent.resolve())
+    _load_small_weights(model)
     return model
+
+
+def _load_small_weights(model: ir.Model) -> None:
+    """Take external weights into the model where `skeleton` keeps them: the checker does not know the folder."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            small = tensor is not None and (tensor.nbytes <= KEEP_BYTES or graph is not model.graph)
+            if isinstance(tensor, ir.ExternalTensor) and small:
+                value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)

@@ -12,7 +12,11 @@ import numpy as np
 from edgert.errors import BadInput, GateFailed, nearest
 
 HUGE = float(np.finfo(np.float32).max)
-"""Stands for an infinity that a variant gives where the original is finite."""
+"""The error where only one side is finite, or both are not and differ."""
+
+LARGEST = float(np.finfo(np.float64).max)
+SQUARE_FITS = 1e140
+"""Vectors of larger numbers are scaled before they are squared, so that float64 holds the sum."""
 
 METRICS = ("cosine", "top1_agreement")
 
@@ -21,6 +25,7 @@ METRICS = ("cosine", "top1_agreement")
 class OutputParity:
     """One output of a variant against the same output of the original over `samples` samples.
 
+    Where both hold the same infinity, or both NaN, they agree and the place is left out of the figures.
     `sqnr_db`: signal energy over error energy of all samples, in dB; None when they are equal to the bit.
     `cosine`: mean over samples of the cosine of the flattened outputs; `cosine_min` the smallest.
     `max_abs_error`: in the output's own unit. `top1_agreement`: share of rows (last axis) with the same argmax,
@@ -97,11 +102,9 @@ def gate_value(parity: Mapping[str, OutputParity], metric: str) -> float:
 
 
 def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
-    a, b = expected.astype(np.float64).ravel(), seen.astype(np.float64).ravel()
-    if not np.isfinite(b).all() and np.isfinite(a).all():
-        b = np.nan_to_num(b, nan=0.0, posinf=HUGE, neginf=-HUGE)
+    a, b = _comparable(expected.astype(np.float64).ravel(), seen.astype(np.float64).ravel())
     error = b - a
-    signal, noise = float(a @ a), float(error @ error)
+    signal, noise = _energy(a), _energy(error)
     cosine = _cosine(a, b)
     sums.signal += signal
     sums.noise += noise
@@ -115,10 +118,31 @@ def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
         sums.rows += same.size
 
 
+def _comparable(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return finite vectors: what is equally not finite goes, and any other such place becomes an error of HUGE."""
+    broken = ~(np.isfinite(a) & np.isfinite(b))
+    if not broken.any():
+        return a, b
+    other = broken & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    kept = other | ~broken
+    return np.where(other, 0.0, a)[kept], np.where(other, HUGE, b)[kept]
+
+
+def _energy(values: np.ndarray) -> float:
+    """Return the sum of squares, at most the largest float64."""
+    with np.errstate(over="ignore"):
+        return min(float(values @ values), LARGEST)
+
+
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Return the cosine of two float64 vectors; two zero vectors count as equal, one zero vector as unrelated."""
+    largest_a, largest_b = float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0))
+    if largest_a == 0.0 or largest_b == 0.0:
+        return 1.0 if largest_a == largest_b else 0.0
+    if max(largest_a, largest_b) > SQUARE_FITS:
+        a, b = a / largest_a, b / largest_b
     length = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
-    if length == 0.0 or not math.isfinite(length):
+    if length == 0.0:
         return 1.0 if np.array_equal(a, b) else 0.0
     return max(-1.0, min(1.0, float(a @ b) / length))
 
@@ -126,13 +150,13 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 def _finish(sums: _Sums) -> OutputParity:
     sqnr = None
     if sums.noise > 0.0:
-        sqnr = 10 * math.log10(sums.signal / sums.noise) if sums.signal > 0.0 else -math.inf
-        sqnr = max(sqnr, -999.0)
+        share = min(sums.signal, LARGEST) / min(sums.noise, LARGEST)
+        sqnr = max(10 * math.log10(share) if share > 0.0 else -math.inf, -999.0)
     return OutputParity(
         sqnr_db=sqnr,
         cosine=sums.cosine / max(sums.samples, 1),
         cosine_min=sums.cosine_min if sums.samples else 1.0,
-        max_abs_error=min(sums.max_abs_error, float(np.finfo(np.float64).max)),
+        max_abs_error=min(sums.max_abs_error, LARGEST),
         top1_agreement=sums.agreed / sums.rows if sums.rows else None,
         samples=sums.samples,
     )

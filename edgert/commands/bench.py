@@ -13,6 +13,7 @@ from edgert.runtime.golden import load_golden
 from edgert.runtime.inputs import read_inputs
 from edgert.runtime.model import Model, load
 from edgert.runtime.plain import plain_session
+from edgert.runtime.session import RUN_ERRORS, run_error, tensor_spec
 from edgert.runtime.timing import Latency, interleave
 
 
@@ -96,8 +97,17 @@ def _raw_files(model: Model, against: Path | None) -> dict[str, Path]:
 
 def _raw(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Callable[[], object]:
     """Return a call of plain onnxruntime with its default options, but for the number of threads."""
-    session = plain_session(path, threads)
-    return lambda: session.run(None, dict(feeds))
+    session, given = plain_session(path, threads), dict(feeds)
+
+    def call() -> object:
+        try:
+            return session.run(None, given)
+        except RUN_ERRORS as exc:
+            inputs = [tensor_spec(arg) for arg in session.get_inputs()]
+            error = run_error(exc, given, inputs, f"plain onnxruntime with {path.name}")
+            raise type(error)(f"{path}: {error.message}", error.remedy) from exc
+
+    return call
 
 
 def _figures(latency: Latency) -> dict[str, float]:

@@ -1,14 +1,11 @@
 """`edgert run`: run a bundle on inputs from files and show what came out and what ran it."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from edgert import strict_json
 from edgert.commands.numbers import THREADS
 from edgert.commands.printing import print_json, table
 from edgert.runtime.inputs import read_inputs, summarise, write_outputs
@@ -56,35 +53,19 @@ def run(
         outputs = model.run(feeds)
         latency_ms = (time.perf_counter() - start) * 1000
         explanation = model.explain()
-    files = _write(output, outputs) if output else {}
+    files = write_outputs(output, outputs) if output else {}
     summary = summarise(outputs)
     document = {
         **explanation,
         "latency_ms": latency_ms,
-        "outputs": {name: {**entry, "file": files.get(name)} for name, entry in summary.items()},
+        "outputs": {
+            name: {**entry, "file": str(files[name]) if name in files else None} for name, entry in summary.items()
+        },
     }
     if as_json:
         print_json(document)
         return
     _print(document)
-
-
-def _write(path: Path, outputs: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Write the outputs and return the file of each."""
-    if path.suffix != ".json":
-        return {name: str(file) for name, file in write_outputs(path, outputs).items()}
-    values = {name: _plain(array) for name, array in outputs.items()}
-    path.write_text(strict_json.dumps(values), encoding="utf-8")
-    return dict.fromkeys(outputs, str(path))
-
-
-def _plain(array: np.ndarray) -> object:
-    """Return nested lists, with None for what JSON has no number for."""
-    if array.dtype.kind != "f" or np.isfinite(array).all():
-        return array.tolist()
-    values = array.astype(object)
-    values[~np.isfinite(array)] = None
-    return values.tolist()
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@
 Making them is left to the converter; what to do after a failed check to `model`.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgert.bundle import Bundle
-from edgert.errors import BadInput, EdgertError
+from edgert.errors import BadInput, EdgertError, VerificationFailed
+from edgert.runtime.arrays import read_npz, storable
 
 Array = np.ndarray[Any, Any]
+
+_KINDS = "biufcU"  # dtypes that a tensor can have
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,39 @@ def write_golden(path: Path, vectors: Sequence[GoldenVector]) -> None:
         arrays |= {f"{index}.input.{name}": array for name, array in vector.inputs.items()}
         arrays |= {f"{index}.output.{name}": array for name, array in vector.outputs.items()}
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, allow_pickle=False, **{name: storable(array, name) for name, array in arrays.items()})
 
 
 def load_golden(bundle: Bundle, limit: int | None = None) -> tuple[GoldenVector, ...]:
-    """Return the first `limit` golden vectors of a verified bundle; BadInput when they do not fit it."""
+    """Return the first `limit` golden vectors of a bundle; VerificationFailed when the file does not hold them."""
     golden = bundle.manifest.golden
     count = golden.count if limit is None else min(limit, golden.count)
     inputs = [spec.name for spec in bundle.manifest.inputs]
     outputs = [spec.name for spec in bundle.manifest.outputs]
+    names = [f"{index}.input.{name}" for index in range(count) for name in inputs]
+    names += [f"{index}.output.{name}" for index in range(count) for name in outputs]
     try:
-        with np.load(bundle.file(golden.file), allow_pickle=False) as arrays:
-            return tuple(
-                GoldenVector(
-                    {name: arrays[f"{index}.input.{name}"] for name in inputs},
-                    {name: arrays[f"{index}.output.{name}"] for name in outputs},
-                )
-                for index in range(count)
-            )
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as exc:
-        raise BadInput(
-            f"{golden.file} does not hold the {golden.count} golden vectors that the manifest says: {exc}",
-            "convert the model again",
-        ) from exc
+        arrays = read_npz(bundle.file(golden.file), names)
+    except BadInput as exc:
+        raise _not_golden(bundle, exc.message) from exc
+    strange = next((name for name, array in arrays.items() if array.dtype.kind not in _KINDS), None)
+    if strange is not None:
+        raise _not_golden(bundle, f"'{strange}' is {arrays[strange].dtype}")
+    return tuple(
+        GoldenVector(
+            {name: arrays[f"{index}.input.{name}"] for name in inputs},
+            {name: arrays[f"{index}.output.{name}"] for name in outputs},
+        )
+        for index in range(count)
+    )
+
+
+def _not_golden(bundle: Bundle, reason: str) -> VerificationFailed:
+    golden = bundle.manifest.golden
+    return VerificationFailed(
+        f"{golden.file} does not hold the {golden.count} golden vectors that the manifest says: {reason}",
+        "convert the model again",
+    )
 
 
 def check_golden(session: Runner, bundle: Bundle, variant: str, *, limit: int | None = None) -> GoldenResult:

@@ -1,6 +1,7 @@
-"""Arrays from files and to files: `.npz`, `.npy`, pictures, and numbers on the command line.
+"""Arrays from the items of a command line and to files: `.npz`, `.npy`, `.json`, pictures, numbers.
 
-Decoding pictures is left to `images`; whether an array fits the model is found out by `Session.run`.
+Reading array files is left to `arrays`, decoding pictures to `images`; whether an array fits
+the model is found out by `Session.run`.
 """
 
 import errno
@@ -8,15 +9,16 @@ import math
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgert import strict_json
 from edgert.errors import BadInput, EnvironmentFailed, UsageError, nearest
 from edgert.manifest import TensorSpec
+from edgert.runtime.arrays import read_npy, read_npz, storable
 
 Array = np.ndarray[Any, Any]
 
@@ -46,21 +48,35 @@ def read_inputs(items: Sequence[Path | str], inputs: Sequence[TensorSpec]) -> di
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> dict[str, Path]:
     """Write the outputs to `path` and return the file of each one.
 
-    A path that ends in `.npz` becomes one file with the output names as keys; anything else a folder with one
-    `.npy` per output (characters other than A-Z a-z 0-9 . _ - become "_"). An existing file is replaced whole
-    or not at all.
+    A path that ends in `.npz` becomes one file with the output names as keys, `.json` nested lists with null for
+    what is not finite; anything else a folder with one `.npy` per output (characters other than A-Z a-z 0-9 . _ -
+    become "_"). An existing file is replaced whole or not at all.
     """
+    arrays = {name: storable(array, name) for name, array in outputs.items()}
     try:
         if path.suffix == ".npz":
-            _replace(path, lambda file: np.savez(file, allow_pickle=False, **dict(outputs)))
-            return dict.fromkeys(outputs, path)
+            _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+            return dict.fromkeys(arrays, path)
+        if path.suffix == ".json":
+            text = strict_json.dumps({name: _plain(array) for name, array in arrays.items()})
+            _replace(path, lambda file: file.write(text.encode("utf-8")))
+            return dict.fromkeys(arrays, path)
         path.mkdir(parents=True, exist_ok=True)
-        files = {name: path / f"{stem}.npy" for name, stem in _file_stems(list(outputs)).items()}
+        files = {name: path / f"{stem}.npy" for name, stem in _file_stems(list(arrays)).items()}
         for name, file in files.items():
-            _replace(file, lambda handle, array=outputs[name]: np.save(handle, array, allow_pickle=False))
+            _replace(file, lambda handle, array=arrays[name]: np.save(handle, array, allow_pickle=False))
         return files
     except OSError as exc:
         raise _cannot_write(path, exc) from exc
+
+
+def _plain(array: Array) -> object:
+    """Return nested lists, with None for what JSON has no number for."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
 
 
 def summarise(outputs: Mapping[str, Array]) -> dict[str, dict[str, object]]:
@@ -102,22 +118,15 @@ def _dtype_name(array: Array) -> str:
 
 def _read_item(item: str, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Return the arrays of one item of the command line by input name."""
-    if Path(item).suffix.lower() == ".npz" and Path(item).is_file():
-        return _read_npz(Path(item), inputs)
     name, equals, value = item.partition("=")
-    if not equals or Path(item).exists():  # a file may have an equals sign in its name
+    whole = not equals or os.path.exists(item)  # noqa: PTH110  (Path.exists raises for a name that is too long)
+    if whole and Path(item).suffix.lower() == ".npz":
+        return {_named_input(key, inputs).name: array for key, array in read_npz(Path(item)).items()}
+    if whole:  # a file may have an equals sign in its name
         spec, value = _only_input(item, inputs), item
     else:
         spec = _named_input(name, inputs)
     return {spec.name: _read_value(value, spec)}
-
-
-def _read_npz(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {_named_input(name, inputs).name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
-        raise BadInput(f"'{path}' cannot be read as .npz: {exc}", "write it with numpy.savez, without objects") from exc
 
 
 def _named_input(name: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
@@ -148,7 +157,7 @@ def _only_input(item: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
 def _read_value(value: str, spec: TensorSpec) -> Array:
     path = Path(value)
     if path.suffix.lower() == ".npy":
-        return _read_npy(path)
+        return read_npy(path)
     if _is_picture(path):
         return _read_picture(path, spec)
     number = _number(value, spec)
@@ -160,16 +169,6 @@ def _read_value(value: str, spec: TensorSpec) -> Array:
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES
-
-
-def _read_npy(path: Path) -> Array:
-    try:
-        array: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
-        raise BadInput(f"'{path}' cannot be read as .npy: {exc}", "write it with numpy.save, without objects") from exc
-    if not isinstance(array, np.ndarray):
-        raise BadInput(f"'{path}' holds several arrays", "name it .npz")
-    return array
 
 
 def _read_picture(path: Path, spec: TensorSpec) -> Array:
@@ -221,7 +220,7 @@ def _replace(path: Path, write: Any) -> None:
 
 def _cannot_write(path: Path, exc: OSError) -> EnvironmentFailed | BadInput:
     message = f"'{path}' cannot be written: {exc.strerror or exc}"
-    if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
-        return BadInput(message, "give a path in a folder that exists")
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+        return BadInput(message, "give --output a file in a folder that exists")
     remedy = "free disk space" if exc.errno == errno.ENOSPC else "give a path that you may write to"
     return EnvironmentFailed(message, remedy)

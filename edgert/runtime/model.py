@@ -20,7 +20,7 @@ from edgert.manifest import Manifest, Placement, TensorSpec
 from edgert.runtime.golden import GoldenResult, check_golden
 from edgert.runtime.placement import Candidate, Ranking, check_device, rank, where
 from edgert.runtime.providers import Absent, ProviderDevice, find_device
-from edgert.runtime.session import Session
+from edgert.runtime.session import NotAModel, Session
 
 Array = np.ndarray[Any, Any]
 
@@ -123,8 +123,8 @@ def load(
     are public keys, one of which must have signed the bundle. `check_golden=False` skips the golden vectors.
     `spin=False` saves the CPU time that waiting threads burn after each run; see `Session.open`.
 
-    Raises what `open_bundle` raises, UsageError, MissingDevice, VerificationFailed (no placement reproduces
-    the golden vectors).
+    Raises what `open_bundle` raises, UsageError, MissingDevice, VerificationFailed (no placement
+    is the model of the manifest and reproduces the golden vectors).
     """
     check_device(device)
     bundle = open_bundle(path, trusted_keys=trusted_keys)
@@ -188,18 +188,50 @@ def _open(bundle: Bundle, candidate: Candidate, wish: _Wish) -> tuple[Session, G
     """Open one candidate and check it; VerificationFailed when it does not reproduce the golden vectors."""
     placement = candidate.placement
     path = bundle.file(bundle.manifest.variant(placement.variant).file)
-    session = Session.open(path, candidate.device, options=candidate.options, threads=wish.threads, spin=wish.spin)
+    try:
+        session = Session.open(path, candidate.device, options=candidate.options, threads=wish.threads, spin=wish.spin)
+    except NotAModel as exc:
+        raise VerificationFailed(exc.message, "take a fresh copy of the bundle, or convert the model again") from exc
+    try:
+        return session, _checked(session, bundle, candidate, wish)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _checked(session: Session, bundle: Bundle, candidate: Candidate, wish: _Wish) -> GoldenResult | None:
+    """Check an open candidate against the manifest and, where asked for, the golden vectors."""
+    manifest, placement = bundle.manifest, candidate.placement
+    defect = _defect("input", manifest.inputs, session.inputs) or _defect("output", manifest.outputs, session.outputs)
+    if defect:
+        raise VerificationFailed(f"{placement.variant} is not what the manifest says: {defect}", "convert it again")
     if not wish.check_golden:
-        return session, None
+        return None
     # An emulated accelerator takes seconds for what the real one does in milliseconds.
     golden = check_golden(session, bundle, placement.variant, limit=1 if candidate.device.emulated else None)
     if golden.passed:
-        return session, golden
-    session.close()
+        return golden
     raise VerificationFailed(
         f"{placement.variant} on {placement.provider} differs from the original model: {golden.failure}",
         "convert the model again on this kind of device, or use another processor",
     )
+
+
+def _defect(kind: str, declared: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> str:
+    """Return how the tensors of a model contradict those of the manifest, or "" when they do not."""
+    model = {spec.name: spec for spec in found}
+    stray = sorted({spec.name for spec in declared} ^ model.keys())
+    if stray:
+        holder = "model" if stray[0] in model else "manifest"
+        return f"only the {holder} has an {kind} '{stray[0]}'"
+    for spec in declared:
+        other = model[spec.name]
+        if spec.dtype != other.dtype:
+            return f"{kind} '{spec.name}' is {other.dtype}, the manifest says {spec.dtype}"
+        # ONNX Runtime gives an unknown rank as no dimensions.
+        if spec.shape and other.shape and len(spec.shape) != len(other.shape):
+            return f"{kind} '{spec.name}' has rank {len(other.shape)}, the manifest says {len(spec.shape)}"
+    return ""
 
 
 def _fallback(

@@ -50,6 +50,10 @@ class ProviderFailed(GateFailed):
     """The provider could not prepare the model, although it may have taken every node."""
 
 
+class NotAModel(BadInput):
+    """ONNX Runtime cannot load the file as a model."""
+
+
 class RunFailed(EdgertError):
     """An inference failed although its inputs fit the model."""
 
@@ -67,8 +71,8 @@ class Session:
         self.device = device
         self.provider = device.provider
         self.threads = threads
-        self.inputs: tuple[TensorSpec, ...] = tuple(_tensor_spec(arg) for arg in inference.get_inputs())
-        self.outputs: tuple[TensorSpec, ...] = tuple(_tensor_spec(arg) for arg in inference.get_outputs())
+        self.inputs: tuple[TensorSpec, ...] = tuple(tensor_spec(arg) for arg in inference.get_inputs())
+        self.outputs: tuple[TensorSpec, ...] = tuple(tensor_spec(arg) for arg in inference.get_outputs())
         self.assignments = _assignments(inference)
         self.nodes: dict[str, int] = dict(Counter(node.provider for node in self.assignments))
         self._output_names = [spec.name for spec in self.outputs]
@@ -94,12 +98,13 @@ class Session:
         `spin=False` stops ONNX Runtime's threads from waiting actively between and after runs: slower back to back,
         cheaper for a device that runs now and then (docs/adr/0031).
 
-        Raises BadInput (the file is not a model that can be loaded), UnsupportedNodes, ProviderFailed,
+        Raises NotAModel, BadInput (the path is not valid UTF-8), UnsupportedNodes, ProviderFailed,
         EnvironmentFailed (out of memory).
         """
         if threads < 0:
             raise UsageError(f"threads={threads} is negative", "give 0 for the usable cores, or a positive number")
         path = Path(model_path)
+        _check_path(path)
         plan = _Plan(threads or usable_cores(), spin, dict(options or {}), dict(session_config or {}))
         try:
             return cls(_create(path, device, plan, allow_cpu_nodes), device, plan.threads)
@@ -164,6 +169,13 @@ class _Plan:
     config: Mapping[str, str]
 
 
+def _check_path(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as exc:  # ONNX Runtime takes no other path
+        raise BadInput(f"the path {str(path)!a} is not valid UTF-8", "rename the file or its folder") from exc
+
+
 def _create(path: Path, device: ProviderDevice, plan: _Plan, allow_cpu_nodes: bool) -> Any:
     """Return a new InferenceSession; never one on another provider than asked."""
     settings = onnxruntime.SessionOptions()
@@ -192,7 +204,7 @@ def _raise_open_error(exc: Exception, path: Path, device: ProviderDevice, plan: 
     if isinstance(exc, MemoryError) or "Failed to allocate memory" in str(exc):
         raise _out_of_memory(f"{path.name} on {device.provider}") from exc
     if isinstance(exc, _MODEL_ERRORS) or device.provider == CPU:
-        raise BadInput(
+        raise NotAModel(
             f"{path} cannot be loaded: {_first_line(exc)}",
             "check that the file is a whole ONNX model, or export it again",
         ) from exc
@@ -235,7 +247,7 @@ def _assignments(inference: Any) -> tuple[NodeAssignment, ...]:
 _DTYPES = {"float": "float32", "double": "float64", "string": "str"}
 
 
-def _tensor_spec(arg: Any) -> TensorSpec:
+def tensor_spec(arg: Any) -> TensorSpec:
     """Return the TensorSpec of a NodeArg; what is no tensor keeps ONNX Runtime's words as its dtype."""
     inner = arg.type.removeprefix("tensor(").removesuffix(")") if arg.type.startswith("tensor(") else arg.type
     return TensorSpec(arg.name, _DTYPES.get(inner, inner), tuple(arg.shape))

@@ -190,3 +190,43 @@ def test_operators_of_other_domains_are_left_to_later_steps(tmp_path):
     model.graph.node[0].domain = "somebody.else"
     model.opset_import.append(helper.make_opsetid("somebody.else", 1))
     assert [node.domain for node in load(saved(tmp_path, model)).graph] == ["somebody.else"]
+
+
+@pytest.mark.parametrize("opset", [27, 99])
+def test_opset_that_onnxruntime_refuses_is_refused_first(tmp_path, opset):
+    """An opset beyond the runtime's is answered with the ones that are taken."""
+    refused(saved(tmp_path, matmul(opset=opset)), f"opset {opset} is not supported; 7 to 26 are")
+
+
+def test_ir_version_that_onnxruntime_refuses_is_refused_first(tmp_path):
+    """An IR version beyond the runtime's is named, with the newest that is taken."""
+    model = matmul()
+    model.ir_version = 14
+    refused(saved(tmp_path, model), "IR version 14 is not supported; the newest is 13")
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("kind", ["sequence", "optional"])
+def test_input_or_output_that_is_no_tensor_is_named(tmp_path, side, kind):
+    """Sequences and optionals cannot be sampled or compared: the value is named before any work."""
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 64])
+    wrap = {"sequence": helper.make_sequence_type_proto, "optional": helper.make_optional_type_proto}[kind]
+    model = matmul()
+    getattr(model.graph, side).append(helper.make_value_info("extra", wrap(tensor)))
+    refused(saved(tmp_path, model), f"{side} 'extra' has the type {kind}, and not tensor")
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path):
+    """Damaged bytes in a name are a model that is not valid, not a crash."""
+    model = matmul()
+    model.graph.node[0].op_type = "QQQQ"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfdQ"))
+    refused(path, "not valid: .*utf-8")
+
+
+def test_output_that_is_listed_twice_is_refused(tmp_path):
+    """Outputs are known by name: one name twice is named before a pass gives one of them another."""
+    model = matmul()
+    model.graph.output.append(model.graph.output[0])
+    refused(saved(tmp_path, model), "output 'y' is listed twice")

@@ -1,5 +1,7 @@
 """Parity: the figures are what their definitions say, and the gate takes the worst output."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,49 @@ def test_gate_on_classes_without_classes_is_refused():
     meter.add({"y": np.zeros((1, 1), np.float32)}, {"y": np.zeros((1, 1), np.float32)})
     with pytest.raises(BadInput):
         gate_value(meter.result(), "top1_agreement")
+
+
+def test_parity_of_equal_infinities_and_nan_compares_the_rest():
+    """What both sides hold alike, even NaN, is no error; what is left decides."""
+    expected = np.array([np.nan, -np.inf, 3.0, 4.0], np.float32)
+    assert measure(expected, expected.copy()).cosine == 1.0
+    parity = measure(expected, np.array([np.nan, -np.inf, 4.0, -3.0], np.float32))
+    assert parity.cosine == pytest.approx(0.0)
+    assert parity.max_abs_error == 7.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("expected", "seen"),
+    [
+        (1.0, np.nan),
+        (1.0, -np.inf),
+        (np.inf, 1.0),
+        (np.nan, 1.0),
+        (np.inf, -np.inf),
+        (np.inf, np.nan),
+        (1e300, -1e300),
+    ],
+)
+def test_parity_of_one_number_that_is_not_the_same_fails_the_gate(expected, seen):
+    """One infinity or NaN on one side alone is an error, however many numbers are right beside it."""
+    many = np.ones(1000)
+    parity = measure(np.append(many, expected), np.append(many, seen))
+    assert parity.cosine < 0.9
+    json.dumps(parity.to_json(), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("error")
+def test_parity_of_float64_beyond_the_square_root_is_finite():
+    """Numbers whose squares overflow are compared all the same."""
+    values = np.array([1e200, 2e200])
+    assert measure(values, values * 1.0001).cosine == pytest.approx(1.0)
+    json.dumps(measure(values, -values).to_json(), allow_nan=False)
+
+
+def test_parity_of_strings_is_left_out():
+    """Strings have no distance: the gate looks at the other outputs."""
+    meter = ParityMeter()
+    outputs = {"label": np.array(["a"], object), "y": np.array([1.0])}
+    meter.add(outputs, outputs)
+    assert set(meter.result()) == {"y"}

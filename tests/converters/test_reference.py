@@ -1,6 +1,9 @@
 """The reference profile: counts that add up, bins that never move, classes only where rows are probabilities."""
 
+import json
+
 import numpy as np
+import pytest
 
 from converters.reference import BINS, reference_profile
 
@@ -64,3 +67,25 @@ def test_reference_without_probabilities_has_no_classes():
         lambda feeds: {"y": np.array([[3.0, 4.0]])},
     )
     assert document["classes"] == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_reference_counts_what_is_not_finite_apart():
+    """NaN and infinity are in no bin and in no edge; how many there were is kept."""
+    rows = [np.array([[1.0, np.nan, -np.inf, 2.0]]), np.array([[np.inf, 3.0, 1.0, 2.0]])]
+    lost = np.full((1, 2), np.nan)
+    document = reference_profile(
+        lambda: iter([({"x": row}, {"y": row, "lost": lost}) for row in rows]), lambda feeds: {"y": feeds["x"]}
+    )
+    entry = document["outputs"]["y"]
+    assert (entry["n"], sum(entry["counts"]), entry["nonfinite"]) == (5, 5, 3)
+    assert (entry["edges"][0], entry["edges"][-1]) == (1.0, 3.0)
+    assert (document["outputs"]["lost"]["n"], document["outputs"]["lost"]["nonfinite"]) == (0, 4)
+    json.dumps(document, allow_nan=False)
+
+
+def test_reference_leaves_strings_out():
+    """A label has no histogram."""
+    outputs = {"label": np.array([["a", "b"]], object), "y": np.ones((1, 2))}
+    document = reference_profile(lambda: iter([({"x": np.ones((1, 2))}, outputs)]), lambda feeds: outputs)
+    assert set(document["outputs"]) == {"y"}

@@ -13,6 +13,7 @@ from converters.samples import RANDOM_WARNING, open_samples
 from edgert.errors import BadInput, UsageError
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
+from tests.runtime.damaged import damaged_files, write_damaged
 
 X = TensorSpec("x", "float32", (1, 4))
 FREE = TensorSpec("x", "float32", ("N", 4))
@@ -252,6 +253,13 @@ def test_samples_of_unreadable_files_name_them(tmp_path: Path) -> None:
             open_samples(str(tmp_path / name), [X])
 
 
+@pytest.mark.parametrize("name", damaged_files())
+def test_samples_of_a_damaged_file_are_bad_input(tmp_path: Path, name: str) -> None:
+    """Forged headers, encryption, unknown methods and impossible sizes are refused by name."""
+    with pytest.raises(BadInput, match=name):
+        open_samples(str(write_damaged(tmp_path, name)), [X])
+
+
 def test_samples_folder_without_usable_file_says_what_would_be_one(tmp_path: Path) -> None:
     """An empty folder and one with other files both tell which endings count."""
     for expected in ("no entry", "1 entries"):
@@ -317,3 +325,58 @@ def test_samples_for_strings_or_nothing_are_refused() -> None:
         open_samples("random", [TensorSpec("x", "bfloat17", (1,))])
     with pytest.raises(UsageError):
         open_samples("random", [X], limit=0)
+
+
+_BROKEN = """
+import sys
+import numpy as np
+
+def raises(): raise RuntimeError("boom")
+def leaves(): sys.exit(3)
+def nothing(): return None
+def needs(argument): return []
+def ragged(): return [{"x": [[1.0, 2.0], [3.0]]}]
+def late():
+    yield {"x": np.ones((1, 4), "f")}
+    raise OSError("disk")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("raises", "'broken_calibration:raises' raised RuntimeError: boom"),
+        ("leaves", "'broken_calibration:leaves' raised SystemExit: 3"),
+        ("nothing", "raised TypeError: 'NoneType' object is not iterable"),
+        ("needs", "raised TypeError: .*argument"),
+        ("ragged", "sample 0 of 'broken_calibration:ragged' raised ValueError"),
+        ("late", "sample 1 of 'broken_calibration:late' raised OSError: disk"),
+    ],
+)
+def test_samples_of_a_callable_that_fails_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    """Whatever the user's function does, the answer names it, the sample and the exception, and keeps the cause."""
+    (tmp_path / "broken_calibration.py").write_text(_BROKEN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=told) as caught:
+        open_samples(f"broken_calibration:{name}", [X])
+    assert caught.value.remedy
+    assert caught.value.__cause__ is not None
+
+
+def test_samples_of_a_module_that_exits_on_import_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module without a main guard does not end the converter with success."""
+    (tmp_path / "leaves_on_import.py").write_text("raise SystemExit(0)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="cannot be imported: SystemExit"):
+        open_samples("leaves_on_import:samples", [X])
+
+
+@pytest.mark.parametrize("later", [[], [0.0, 1.0], [0.0, 2.0, 2.0], [0.0, 1.0, 2.0, 3.0]])
+def test_samples_of_a_callable_that_changes_its_mind_are_refused(later: list[float]) -> None:
+    """Ranges of one set and parity of another would mean nothing: the later pass must be the first one again."""
+    passes = iter([[0.0, 1.0, 2.0], later])
+    samples = open_samples(lambda: [{"x": np.full((1, 4), value)} for value in next(passes)], [X])
+    with pytest.raises(BadInput, match="gave other samples the second time"):
+        list(samples)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from edgert.bundle import Bundle, open_bundle
-from edgert.errors import BadInput, EdgertError
+from edgert.errors import EdgertError, VerificationFailed
 from edgert.manifest import Placement
 from edgert.runtime.golden import GoldenVector, check_golden, compare, cosine, load_golden, write_golden
 from edgert.runtime.session import Session
+from tests.runtime.damaged import damaged_files
 from tests.runtime.small_models import CPU, write_conv_bundle
 
 Array = np.ndarray[Any, Any]
@@ -95,19 +96,43 @@ def test_write_golden_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert arrays.files == ["0.input.in/a.b", "0.output.out.c"]
 
 
-def test_load_golden_with_too_few_vectors_is_bad_input(bundle: Bundle) -> None:
+def test_load_golden_with_too_few_vectors_is_refused(bundle: Bundle) -> None:
     """A file that holds fewer vectors than the manifest counts is refused."""
     write_golden(bundle.folder / "golden.npz", load_golden(bundle)[:1])
-    with pytest.raises(BadInput, match="2 golden vectors"):
+    with pytest.raises(VerificationFailed, match="2 golden vectors"):
         load_golden(bundle)
 
 
-def test_load_golden_with_a_pickle_is_bad_input(bundle: Bundle) -> None:
+def test_load_golden_with_a_pickle_is_refused(bundle: Bundle) -> None:
     """An array of Python objects, which would run code on loading, is refused."""
     with (bundle.folder / "golden.npz").open("wb") as file:
         np.savez(file, **{"0.input.x": np.array([{}]), "0.output.y": np.array([{}])})
-    with pytest.raises(BadInput, match=r"golden\.npz"):
+    with pytest.raises(VerificationFailed, match=r"golden\.npz"):
         load_golden(bundle)
+
+
+@pytest.mark.parametrize("name", [name for name in damaged_files() if name.endswith(".npz")])
+def test_load_golden_of_a_damaged_file_is_refused(bundle: Bundle, name: str) -> None:
+    """The file was listed, so a bundle whose golden vectors cannot be read is not what its manifest says."""
+    (bundle.folder / "golden.npz").write_bytes(damaged_files()[name])
+    with pytest.raises(VerificationFailed, match=r"golden\.npz does not hold") as caught:
+        load_golden(bundle)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("array", [np.zeros(2, "M8[s]"), np.array([b"\xff"]), np.zeros(1, [("a", "f4")])])
+def test_load_golden_of_what_is_no_tensor_is_refused(bundle: Bundle, array: Array) -> None:
+    """Dates, bytes and records are nothing that a model takes or gives."""
+    write_golden(bundle.folder / "golden.npz", [GoldenVector({"x": array}, {"y": array})] * 2)
+    with pytest.raises(VerificationFailed, match=r"'0\.input\.x' is"):
+        load_golden(bundle)
+
+
+def test_write_golden_of_python_strings_stores_text(tmp_path: Path) -> None:
+    """The strings that ONNX Runtime gives (kind `O`) are stored without a pickle."""
+    write_golden(tmp_path / "a.npz", [GoldenVector({}, {"y": np.array(["a", "bc"], dtype=object)})])
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert arrays["0.output.y"].tolist() == ["a", "bc"]
 
 
 @pytest.mark.parametrize(

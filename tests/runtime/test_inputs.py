@@ -11,6 +11,7 @@ from edgert.errors import BadInput, EnvironmentFailed, UsageError
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
 from edgert.runtime.inputs import read_inputs, summarise, write_outputs
+from tests.runtime.damaged import damaged_files, write_damaged
 
 X = TensorSpec("x", "float32", (1, 4))
 SILERO = (
@@ -92,6 +93,37 @@ def test_read_inputs_with_something_unusable_says_what(
         read_inputs(items, [X])
     assert words in caught.value.message  # type: ignore[attr-defined]
     assert caught.value.remedy  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", damaged_files())
+def test_read_inputs_of_a_damaged_file_is_bad_input(tmp_path: Path, name: str) -> None:
+    """Forged headers, encryption, unknown methods and impossible sizes are refused by name."""
+    with pytest.raises(BadInput, match=name):
+        read_inputs([write_damaged(tmp_path, name)], [X])
+
+
+@pytest.mark.parametrize("item", ["none.npz", "input=none.npy"])
+def test_read_inputs_of_a_missing_file_says_that_there_is_none(item: str) -> None:
+    """A wrong path is no question of which input it is for."""
+    with pytest.raises(BadInput, match=r"there is no file 'none\.np"):
+        read_inputs([item], SILERO)
+
+
+def test_read_inputs_of_a_very_long_item_is_bad_input() -> None:
+    """A name that is too long for a file system is not there."""
+    with pytest.raises(BadInput, match="no input 'xxx"):
+        read_inputs(["x" * 5000 + "=1"], [X])
+
+
+def test_write_outputs_of_python_strings_stores_text(tmp_path: Path) -> None:
+    """The strings that ONNX Runtime gives (kind `O`) come back as text from each form."""
+    outputs = {"label": np.array([["cat", "catfish"]], dtype=object)}
+    for name in ("out.npz", "out.json", "out"):
+        write_outputs(tmp_path / name, outputs)
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["label"].tolist() == [["cat", "catfish"]]
+    assert np.load(tmp_path / "out" / "label.npy").tolist() == [["cat", "catfish"]]
+    assert json.loads((tmp_path / "out.json").read_text()) == {"label": [["cat", "catfish"]]}
 
 
 def test_read_inputs_without_a_name_for_several_inputs_says_how(tmp_path: Path) -> None:

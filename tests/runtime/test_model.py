@@ -13,6 +13,7 @@ from edgert.errors import BadInput, MissingDevice, UsageError, VerificationFaile
 from edgert.manifest import Placement
 from edgert.runtime.model import load
 from edgert.runtime.providers import Absent, find_device
+from tests.bundle_files import read_manifest, write_manifest
 from tests.runtime.small_models import (
     image,
     present,
@@ -179,6 +180,42 @@ def test_load_of_a_damaged_bundle_raises_before_anything_runs(cpu_bundle: Path) 
     model.write_bytes(data)
     with pytest.raises(VerificationFailed, match=r"fp32\.onnx"):
         load(cpu_bundle)
+
+
+def test_load_of_a_listed_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Bytes with the right digest that ONNX Runtime cannot parse are a bundle that is not what it says."""
+
+    def save_noise(path: Path) -> Path:
+        path.write_bytes(b"\x07noise")
+        return path
+
+    path = write_conv_bundle(tmp_path, [ON_CPU], models={"fp32": save_noise}, golden_of=save_identity_net)
+    with pytest.raises(VerificationFailed, match=r"fp32\.onnx cannot be loaded") as caught:
+        load(path)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("inputs", {"name": "z"}, "only the model has an input 'x'"),
+        ("inputs", {"dtype": "float64"}, "input 'x' is float32, the manifest says float64"),
+        ("inputs", {"shape": [1, 3, 16]}, "input 'x' has rank 4, the manifest says 3"),
+        ("outputs", {"name": "z"}, "only the model has an output 'y'"),
+        ("outputs", {"dtype": "int64"}, "output 'y' is float32, the manifest says int64"),
+        ("outputs", {"shape": [1, 8, 16, 16, 1]}, "output 'y' has rank 4, the manifest says 5"),
+    ],
+)
+def test_load_of_a_manifest_that_contradicts_the_model_is_refused(
+    cpu_bundle: Path, kind: str, change: dict[str, object], words: str
+) -> None:
+    """Names, dtypes and ranks that the manifest tells are those of the model, also without golden vectors."""
+    document = read_manifest(cpu_bundle)
+    document[kind][0].update(change)  # type: ignore[index]
+    write_manifest(cpu_bundle, document)
+    with pytest.raises(VerificationFailed, match=words) as caught:
+        load(cpu_bundle, check_golden=False)
+    assert caught.value.exit_code == 1
 
 
 def test_load_with_a_misspelt_device_is_a_usage_error(cpu_bundle: Path) -> None:

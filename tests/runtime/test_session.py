@@ -10,7 +10,7 @@ import pytest
 
 from edgert.errors import BadInput, UsageError
 from edgert.runtime.providers import find_device
-from edgert.runtime.session import NodeAssignment, RunFailed, Session, UnsupportedNodes
+from edgert.runtime.session import NodeAssignment, NotAModel, RunFailed, Session, UnsupportedNodes
 from tests.runtime.small_models import (
     CPU,
     image,
@@ -161,3 +161,11 @@ def test_session_on_the_software_gpu_equals_the_cpu(tmp_path: Path) -> None:
     with Session.open(path, device, threads=1) as session:
         assert set(session.nodes) == {"WebGpuExecutionProvider"}
         np.testing.assert_allclose(session.run({"x": image()})["y"], expected, atol=1e-4)
+
+
+def test_session_of_a_path_that_is_not_utf8_is_bad_input(tmp_path: Path) -> None:
+    """ONNX Runtime takes no such path; the message says so and can be printed."""
+    with pytest.raises(BadInput, match="is not valid UTF-8") as caught:
+        Session.open(tmp_path / "net\udcff.onnx", CPU)
+    assert not isinstance(caught.value, NotAModel)
+    caught.value.message.encode("ascii")

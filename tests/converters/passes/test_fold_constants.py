@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.passes.fold_constants import MAX_ELEMENTS, fold_constants
-from tests.converters.passes.graphs import apply, model, ops, proto, weight
+from tests.converters.passes.graphs import CPU, apply, model, ops, proto, weight
 
 
 def test_shape_arithmetic_of_a_static_input_is_folded():
@@ -74,3 +74,14 @@ def test_names_and_order_of_outputs_survive_when_two_are_equal():
     graph = model("g (float[2] x) => (float[2] b, float[2] a, float[2] c) { a = Exp(x) b = Exp(x) c = Identity(x) }")
     apply(fold_constants, graph)
     assert [value.name for value in graph.graph.outputs] == ["b", "a", "c"]
+
+
+def test_input_that_is_an_output_keeps_its_name():
+    """A passed-through input is an output under its own name; a repeated node beside it becomes one all the same."""
+    graph = model(
+        "g (float[2] x) => (float[2] y, float[2] x) { a = Mul(x, k) b = Mul(x, k) y = Add(a, b) }", k=weight(2)
+    )
+    fold_constants(graph, CPU)
+    assert [value.name for value in graph.graph.inputs] == ["x"]
+    assert [value.name for value in graph.graph.outputs] == ["y", "x"]
+    assert ops(graph) == {"Mul": 1, "Add": 1}

@@ -1,9 +1,10 @@
 """Calibration by running the graph."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from converters.quantize.calibrate import calibrate, chunk_by_bytes, observe
+from converters.quantize.calibrate import CalibrationFailed, calibrate, chunk_by_bytes, observe
 from edgert.errors import BadInput, UsageError
 from tests.converters.quantize.nets import conv_net, images, net, normal, ranges_of, run
 
@@ -44,7 +45,7 @@ def test_calibrate_nan_in_the_middle_of_a_tensor_names_tensor_and_node(tmp_path)
     model = net("a = Sqrt (x) y = Relu (a)", "float[1,9] x", "float[1,9] y", {})
     bad = np.ones((1, 9), np.float32)
     bad[0, 4] = -1.0
-    with pytest.raises(BadInput, match=r"sample 2 .*'a' of node 'Sqrt_0'"):
+    with pytest.raises(CalibrationFailed, match=r"sample 2 .*'a' of node 'Sqrt_0'"):
         ranges_of(model, [{"x": np.ones((1, 9), np.float32)}, {"x": bad}], tmp_path)
 
 
@@ -85,3 +86,25 @@ def test_calibrate_constants_are_not_observed(tmp_path):
 def test_chunk_by_bytes_large_tensor_stands_alone():
     """Chunks keep the order and the budget, except for a tensor that is larger by itself."""
     assert chunk_by_bytes({"a": 4, "b": 5, "c": 99, "d": 1}, 10) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_calibrate_infinity_of_the_graph_has_no_range(tmp_path):
+    """A mask of -inf takes its own tensor out of the ranges, and no other."""
+    model = net(
+        "z = Add (x, m) p = Softmax (z)",
+        "float[1,4] x",
+        "float[1,4] p",
+        {"m": np.array([0, 0, -np.inf, -np.inf], np.float32)},
+    )
+    for method in ("minmax", "percentile"):
+        assert set(calibrate(model, [{"x": normal(1, 4)}], method=method, workdir=tmp_path)) == {"x", "p"}
+
+
+def test_calibrate_external_weights_are_found(tmp_path):
+    """The scratch file carries the weights that lie beside the model."""
+    ir.save(conv_net(), tmp_path / "a.onnx", external_data="a.weights", size_threshold_bytes=0)
+    (tmp_path / "scratch").mkdir()
+    samples = images(2)
+    assert ranges_of(ir.load(tmp_path / "a.onnx"), samples, tmp_path / "scratch") == ranges_of(
+        conv_net(), samples, tmp_path
+    )
