@@ -170,7 +170,7 @@ class Job:
         samples = min(self.shared.samples.count, limit)
         if device.emulated:
             return parity, samples, summarise([timed.milliseconds], [timed.milliseconds])
-        return parity, samples, self.time({name: session}, rounds=10)[name]
+        return parity, samples, self.time({"original": self.shared.original, name: session}, rounds=10)[name]
 
     def time(
         self,

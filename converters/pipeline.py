@@ -1,6 +1,6 @@
 """The converter: model file in, one verified bundle per device profile out.
 
-The steps are the literal list in `convert_request`; each is a module of its own.
+Passes are listed in `graphs`, what each class of processor tries in `candidates`; `packing` writes the result.
 """
 
 import errno

@@ -37,7 +37,7 @@ img { height: 2rem; background: #fff; border-radius: .2rem; }
 """
 
 LEGEND = (
-    "Where a figure was measured: <span class='tag device'>device</span> on the device itself, "
+    "Where a figure was measured: <span class='tag device'>device</span> on a real NPU or GPU, "
     "<span class='tag host'>host</span> on this machine's own processor of the profile's kind, "
     "<span class='tag emulated'>emulated</span> on an emulator or another CPU: the numerics are real, the time is not "
     "the device's."

@@ -72,7 +72,7 @@ def bench(
         print_json(document)
         return
     click.echo(f"{explanation['variant']} on {explanation['provider']}, measured on: {explanation['where']}")
-    header = ("", "p50 ms", "p90 ms", "p99 ms", "per second", "edgert is faster by")
+    header = ("", "p50 ms", "p90 ms", "p99 ms", "per second", "time / edgert's")
     body = [
         (
             name,

@@ -21,11 +21,17 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-p", "--profile", "profiles", multiple=True, required=True, help="A device profile; repeatable.")
-@click.option("-o", "--output", default=".", type=click.Path(path_type=Path), help="Folder for the bundles.")
-@click.option("--calibration", help="A folder of images or arrays, .npz/.npy, module:function, or random.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Fix an input's shape, as x=1,3,48,320.")
-@click.option("--image", "images", multiple=True, metavar="[NAME:]RULES", help="Image rules, see below.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8 or w8a16.")
+@click.option(
+    "-o", "--output", default=".", type=click.Path(path_type=Path), show_default=True, help="Folder for the bundles."
+)
+@click.option("--calibration", help="Required: a folder of images or arrays, .npz/.npy, module:function, or random.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Fix an input's shape, as x=1,3,48,320; repeatable."
+)
+@click.option("--image", "images", multiple=True, metavar="[NAME:]RULES", help="Image rules, see above; repeatable.")
+@click.option(
+    "--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8, or w8a16 (variant qdq-a16w8)."
+)
 @click.option("--max-drop", default=0.01, show_default=True, help="Largest fall of the metric from the original.")
 @click.option("--metric", default="cosine", show_default=True, help="What --max-drop judges: cosine or top1_agreement.")
 @click.option("--samples", type=COUNT, default=64, show_default=True, help="Use at most so many calibration samples.")

@@ -15,7 +15,7 @@ from edgert.manifest import manifest_bytes
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Check BUNDLE and show its manifest, files and measurements.
+    """Check BUNDLE and show what its manifest says; --json has the measurements too.
 
     \b
     Example:

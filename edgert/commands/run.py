@@ -24,7 +24,11 @@ from edgert.runtime.model import load
 @click.option("--strict", is_flag=True, help="Fail instead of falling back to another processor.")
 @click.option("--threads", type=THREADS, default=0, help="Threads; default is the usable cores.")
 @click.option(
-    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Only run a bundle signed by this key."
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A public key: only run what it signed; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def run(

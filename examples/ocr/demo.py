@@ -184,7 +184,9 @@ def read_bundle(
         )
     ]
     if count < len(lines):
-        readings.append(_read_on_cpu(report, lines, baseline, classes, progress))
+        same = explained["variant"] == report.chosen
+        why = "the same file" if same else f"{report.chosen}, which this {processor} cannot run,"
+        readings.append(_read_on_cpu(report, lines, baseline, classes, f"{why} on this CPU, over more lines", progress))
     return readings
 
 
@@ -193,6 +195,7 @@ def _read_on_cpu(
     lines: Sequence[Picture],
     baseline: Sequence[str],
     classes: Sequence[str],
+    reason: str,
     progress: ProgressLine,
 ) -> Reading:
     """Read all lines with the bundle's chosen variant on this CPU, to have more lines than an emulator can do."""
@@ -212,7 +215,7 @@ def _read_on_cpu(
         original_cer=character_error_rate(truth, baseline),
         latency_ms=median,
         size=next(one.bytes for one in report.variants if one.name == report.chosen),
-        reason="the same file on this CPU, to count more lines",
+        reason=reason,
     )
 
 
@@ -283,7 +286,7 @@ def show(readings: Sequence[Reading], failures: Sequence[ProfileFailure], lines:
 def render_page(readings: Sequence[Reading], conversion: Conversion, lines: Sequence[Picture]) -> str:
     """Return the HTML page: what each device reads, the table of figures, and the conversion report below."""
     body = (
-        "<p class='soft'>PP-OCRv4 text recogniser, one model, one command, four kinds of device. "
+        "<p class='soft'>PP-OCRv4 text recogniser, one model, one command, every class of device. "
         "CER: character error rate on noisy rendered lines, beside the original fp32 model's on the same ones.</p>"
         + _figures(readings)
         + "<h2>What each device reads</h2>"
