@@ -4,7 +4,8 @@ What may run where is decided in `placement`; reading input files is left to `in
 """
 
 import logging
-import threading
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from edgert.runtime.session import NotAModel, Session
 Array = np.ndarray[Any, Any]
 
 log = logging.getLogger("edgert")
+
+DRAIN_CHECK_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class Model:
         self.outputs: tuple[TensorSpec, ...] = bundle.manifest.outputs
         self._session = choice.session
         self._explanation = _explanation(bundle, choice, asked)
-        self._idle = threading.Condition(threading.Lock())
-        self._running = 0
+        self._running: deque[None] = deque()  # one entry per run under way; appending and popping need no lock
         self._closed = False
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -65,17 +67,13 @@ class Model:
 
         Raises BadInput, RunFailed, EnvironmentFailed as `Session.run` does, and UsageError after `close`.
         """
-        with self._idle:
+        self._running.append(None)
+        try:
             if self._closed:
                 raise UsageError("the model is closed", "load it again")
-            self._running += 1
-        try:
             return self._session.run(feeds)
         finally:
-            with self._idle:
-                self._running -= 1
-                if self._closed and not self._running:
-                    self._idle.notify_all()
+            self._running.pop()
 
     def explain(self) -> dict[str, Any]:
         """Return what runs where and why, as a plain dictionary for JSON.
@@ -91,9 +89,9 @@ class Model:
 
     def close(self) -> None:
         """Wait for the runs that are under way, then release the model. Closing twice is harmless."""
-        with self._idle:
-            self._closed = True
-            self._idle.wait_for(lambda: not self._running)
+        self._closed = True
+        while self._running:
+            time.sleep(DRAIN_CHECK_S)
         self._session.close()
 
     def __enter__(self) -> Self:
