@@ -8,6 +8,9 @@ from converters.request import Candidate, VariantReport
 from edgert.manifest import Placement
 
 FLOATS = ("fp32", "fp16")
+PLAIN = "fp32-plain"
+"""The graph as it came: a rewrite of it has to earn its place."""
+
 NOISE = 0.02
 """Timing ratios within this of each other count as equal: repeated runs of one file differ by as much."""
 
@@ -56,6 +59,9 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     best_float = max(floats, key=lambda one: one.speedup or 0.0, default=None)
     if best_float and winner is not best_float and (winner.speedup or 0) < (best_float.speedup or 0) * (1 + NOISE):
         winner = best_float
+    plain = next((one for one in floats if one.variant == PLAIN), None)
+    if plain and winner in floats and (winner.speedup or 0) < (plain.speedup or 0) * (1 + NOISE):
+        winner = plain
     dropped = [f"{one.variant} has {metric} {one.gate:.4f}" for one in judged if one not in held]
     slower = [f"{one.variant} is {one.speedup:.2f}x" for one in timed if one is not winner]
     why = "; ".join((*dropped, *slower))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from converters.candidates.choice import Choice, Judged, outcome, select
+from converters.candidates.choice import PLAIN, Choice, Judged, outcome, select
 from converters.job import Job, Written
 from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import plan_quantization
@@ -104,7 +104,7 @@ def _float_runs(job: Job, host: bool) -> dict[str, _Run]:
         return {}
     graphs = {"fp32": job.float_graph("cpu")}
     if host:
-        graphs["fp32-plain"] = job.float_graph("cpu", speed=False)
+        graphs[PLAIN] = job.float_graph("cpu", speed=False)
     runs = {}
     for name, graph in graphs.items():
         written = job.write(graph.model, name)

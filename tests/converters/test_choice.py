@@ -35,6 +35,13 @@ def test_select_plain_graph_wins_where_the_speed_passes_slow_it_down():
     assert pick(Judged("fp32", "fp32", 1.0, 0.8), Judged("fp32-plain", "fp32", 1.0, 1.0)) == "fp32-plain"
 
 
+def test_select_rewrite_no_faster_than_noise_loses_to_the_graph_as_it_came():
+    """One percent is noise: what the passes did has to be worth it."""
+    plain = Judged("fp32-plain", "fp32", 1.0, 1.0)
+    assert pick(Judged("fp32", "fp32", 1.0, 1.01), plain) == "fp32-plain"
+    assert pick(Judged("fp32", "fp32", 1.0, 1.05), plain) == "fp32"
+
+
 def test_select_without_times_takes_the_profiles_first_that_holds():
     """Where the time is not real, order decides, not the emulated time."""
     untimed = (Judged("int8", "int8", 0.9, None), Judged("fp32", "fp32", 1.0, None))
