@@ -7,20 +7,25 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean system-packages
+.PHONY: help demo test test-all check bench accuracy clean system-packages
 
 help:
 	@echo "make demo    convert a real model for NPU, integrated GPU and CPU, run every bundle, show a table"
-	@echo "make test    run all tests"
+	@echo "make test    run the tests, with PyTorch, Hugging Face, TFLite, scikit-learn and XGBoost for real"
+	@echo "make test-all  the same with TensorFlow and PaddlePaddle"
 	@echo "make check   format, lint, types"
 	@echo "make bench   measure speed against plain onnxruntime"
+	@echo "make accuracy  convert real models of every framework for three devices and measure them on labelled data"
 	@echo "make clean   remove .venv"
 
 demo: $(VENV)/demo.stamp system-packages
 	$(BIN)/python -m examples.ocr.demo
 
-test: $(VENV)/dev.stamp system-packages
+test: $(VENV)/sources.stamp system-packages
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/all-sources.stamp system-packages
+	EDGERT_ALL_SOURCES=1 $(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -31,6 +36,9 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp system-packages
 	$(BIN)/python -m tests.bench
+
+accuracy: $(VENV)/all-sources.stamp system-packages
+	$(BIN)/python -m tests.accuracy
 
 clean:
 	rm -rf $(VENV)
@@ -46,7 +54,7 @@ $(BIN)/python: | system-packages
 # The accelerator plug-ins come last and may be missing: their publishers have no wheel for some systems.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing edgert and what the demo needs into $(VENV): about a minute"
-	$(PIP) install --quiet --editable '.[convert,media,sign]'
+	$(PIP) install --quiet --editable '.[convert,media,text,sign]'
 	@for extra in npu webgpu; do \
 	  $(PIP) install --quiet --editable ".[$$extra]" \
 	    || echo "extra '$$extra' cannot be installed here: its row will say that it is absent"; \
@@ -55,4 +63,19 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+# The frameworks that models come from, each in an environment of its own in edgert's cache folder. Where one cannot be
+# installed the tests that need it say so and skip.
+$(VENV)/sources.stamp: converters/sources/environments.py $(VENV)/dev.stamp
+	@echo "installing the frameworks that models come from (huggingface, tensorflow, sklearn): some minutes, 3 GB"
+	@for name in huggingface tensorflow sklearn; do \
+	  $(BIN)/edgert sources install $$name || echo "source '$$name' cannot be installed here: its tests will skip"; \
+	done
+	@touch $@
+
+$(VENV)/all-sources.stamp: $(VENV)/sources.stamp
+	@for name in paddle paddle2; do \
+	  $(BIN)/edgert sources install $$name || echo "source '$$name' cannot be installed here: its tests will skip"; \
+	done
 	@touch $@

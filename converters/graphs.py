@@ -76,7 +76,7 @@ def float_graph(
     `speed=False` runs no pass at all: the graph stays as it came, with its opset and its weights where they were.
     Raises BadInput for a model that cannot be normalised or shapes that contradict it.
     """
-    model = onnx_file.load(path)
+    model = onnx_file.read_model(path)
     steps = [_run(one, model, profile) for one in (NORMALISE if speed else ())]
     given = set_input_shapes(model, shapes)
     check_model(model)

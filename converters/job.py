@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from converters.generation import Generation
 from converters.graphs import FloatGraph, float_graph
 from converters.quantize.calibrate import calibrate
 from converters.quantize.observers import TensorRange
 from converters.request import Request
 from converters.samples import Samples
+from converters.source_parity import SourceCheck
+from converters.sources.imported import Imported
 from converters.variants import WeightsFile, variant_bytes, write_variant
 from converters.verify.parity import OutputParity, ParityMeter, gate_value
 from edgert.errors import BadInput
@@ -42,7 +45,11 @@ class Written:
 
 @dataclass
 class Shared:
-    """What all profiles of one call share: the original, the samples, and what was already worked out."""
+    """What all profiles of one call share: the original, the samples, and what was already worked out.
+
+    `part` names the graph of `imported` that is converted, "" the main one; `generation` judges it where it generates
+    tokens one after the other.
+    """
 
     request: Request
     original: Session
@@ -51,7 +58,10 @@ class Shared:
     host: HostFacts
     cpu: ProviderDevice
     scratch: Path
-    source_sha256: str
+    imported: Imported
+    part: str
+    generation: Generation | None
+    source_check: SourceCheck | None
     static_shapes: Mapping[str, tuple[int, ...]]
     graphs: dict[object, FloatGraph] = field(default_factory=dict)
     ranges: dict[object, Mapping[str, TensorRange]] = field(default_factory=dict)
@@ -64,6 +74,11 @@ class Job:
 
     shared: Shared
     profile: DeviceProfile
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file that is converted: the imported model's main graph, or one of its parts."""
+        return self.shared.imported.parts[self.shared.part] if self.shared.part else self.shared.imported.path
 
     @property
     def request(self) -> Request:
@@ -88,9 +103,9 @@ class Job:
         if key not in self.shared.graphs:
             self.progress(f"graph passes for {processor}")
             profile = replace(self.profile, processor=processor)
-            graph = float_graph(self.request.model, profile, self.shapes, speed=speed)
+            graph = float_graph(self.path, profile, self.shapes, speed=speed)
             if self.shapes != self.request.shapes and not self._loads(graph):
-                graph = float_graph(self.request.model, profile, self.request.shapes, speed=speed)
+                graph = float_graph(self.path, profile, self.request.shapes, speed=speed)
             self.shared.graphs[key] = graph
         return self.shared.graphs[key]
 
@@ -146,6 +161,10 @@ class Job:
             expected = self.shared.original.run(feeds)
             for name, session in sessions.items():
                 meters[name].add(expected, session.run(feeds))
+        if self.shared.generation and limit is None:
+            for name, session in sessions.items():
+                self.progress(f"generating with {name}")
+                self.shared.generation.judge(session.run, meters[name])
         return {name: meter.result() for name, meter in meters.items()}
 
     def gate(self, parity: Mapping[str, OutputParity]) -> float:

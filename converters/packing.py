@@ -1,7 +1,9 @@
 """Put the chosen variants with golden vectors, reference profile and measurements into one bundle."""
 
 import platform
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -11,18 +13,19 @@ import numpy as np
 from converters.candidates.choice import Choice
 from converters.job import Job
 from converters.reference import reference_profile
-from converters.request import BundleReport
+from converters.request import BundleReport, VariantReport
 from converters.variants import WeightsFile, write_variant
 from converters.verify.parity import ParityMeter
 from edgert import __version__, strict_json
 from edgert.bundle import write_bundle
-from edgert.json_fields import flat_name
 from edgert.manifest import MEASUREMENTS_NAME, Golden, Manifest, TensorSpec, Variant
 from edgert.runtime.golden import GoldenVector, write_golden
 
 GOLDEN_FILE = "golden.npz"
 REFERENCE_FILE = "reference.json"
 GOLDEN_VECTORS = 2
+GOLDEN_BYTES = 8_000_000
+"""A second golden vector is left out where the first alone is as large as this."""
 REFERENCE_SAMPLES = 64
 TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy")
 NO_LICENSE = "NOASSERTION"
@@ -31,18 +34,32 @@ Pair = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 """One sample: inputs by name, and what the original model gives for them by name."""
 
 
-def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleReport:
-    """Fill the empty folder `staging`, turn it into the bundle at `destination`, and return its report."""
+@dataclass(frozen=True)
+class PartFile:
+    """The bundle of a part, which lies in the staging folder, and why it is not where it should be ("" if it is)."""
+
+    part: str
+    report: BundleReport
+    warning: str = ""
+
+
+def pack(
+    job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequence[PartFile] = ()
+) -> BundleReport:
+    """Fill the folder `staging`, which holds the `parts` only, turn it into the bundle at `destination`, report it."""
     job.progress("writing the bundle")
+    for name, path in job.shared.imported.files.items():
+        shutil.copyfile(path, staging / name)
     weights = WeightsFile(staging)
     for name, written in choice.models.items():
         write_variant(written.model, name, weights, staging)
     golden = _golden(job, staging)
     minimum = {name: _minimum(job, staging / f"{name}.onnx", golden, choice, name) for name in choice.models}
     outputs = _write_reference(job, choice, staging)
-    manifest = _manifest(job, choice, outputs, len(golden), minimum)
+    choice = replace(choice, reports=[_with_source(job, staging, report) for report in choice.reports])
+    manifest = _manifest(job, choice, outputs, len(golden), minimum, parts)
     warnings = manifest.warnings
-    (staging / MEASUREMENTS_NAME).write_text(strict_json.dumps(_measurements(job, choice)), encoding="utf-8")
+    (staging / MEASUREMENTS_NAME).write_text(strict_json.dumps(_measurements(job, choice, parts)), encoding="utf-8")
     digest = write_bundle(staging, manifest, destination)
     size = (
         sum(file.stat().st_size for file in destination.iterdir())
@@ -59,12 +76,28 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path) -> BundleRe
         variants=choice.reports,
         candidates=choice.candidates,
         warnings=warnings,
+        parts={part.part: part.report for part in parts},
     )
+
+
+def _with_source(job: Job, staging: Path, report: VariantReport) -> VariantReport:
+    """Return the report of a variant with its parity against the source itself, on the CPU."""
+    check = job.shared.source_check
+    if check is None:
+        return report
+    with job.open_cpu(staging / f"{report.name}.onnx") as session:
+        replayed = check.replay(session)
+    return replace(report, checks=[*report.checks, replace(replayed, where=job.where(job.shared.cpu))])
 
 
 def _golden(job: Job, staging: Path) -> list[Pair]:
     """Write the first samples with the original's outputs as golden vectors and return them."""
-    vectors: list[Pair] = [(feeds, job.shared.original.run(feeds)) for feeds in job.feeds(GOLDEN_VECTORS)]
+    vectors: list[Pair] = []
+    for feeds in job.feeds(GOLDEN_VECTORS):
+        pair = (feeds, job.shared.original.run(feeds))
+        if vectors and sum(array.nbytes for side in pair for array in side.values()) > GOLDEN_BYTES:
+            break
+        vectors.append(pair)
     write_golden(staging / GOLDEN_FILE, [GoldenVector(*pair) for pair in vectors])
     return vectors
 
@@ -114,14 +147,20 @@ def _pairs(job: Job) -> Iterator[Pair]:
 
 
 def _manifest(
-    job: Job, choice: Choice, outputs: tuple[TensorSpec, ...], golden: int, minimum: Mapping[str, float]
+    job: Job,
+    choice: Choice,
+    outputs: tuple[TensorSpec, ...],
+    golden: int,
+    minimum: Mapping[str, float],
+    parts: Sequence[PartFile],
 ) -> Manifest:
-    request, profile = job.request, job.profile
+    request, profile, imported = job.request, job.profile, job.shared.imported
     warnings = [job.shared.samples.warning] if job.shared.samples.warning else []
+    warnings += [*imported.warnings, *(part.warning for part in parts if part.warning)]
     if request.license is None:
         warnings.append(f"no --license given: the bundle says {NO_LICENSE}")
     return Manifest(
-        name=flat_name(request.name or request.model.stem),
+        name=request.bundle_name,
         version=request.version,
         license=request.license or NO_LICENSE,
         profile=profile.id,
@@ -135,6 +174,8 @@ def _manifest(
         golden=Golden(GOLDEN_FILE, golden, minimum),
         reference=REFERENCE_FILE,
         recipe=_recipe(job, choice),
+        task=imported.task,
+        parts={part.part: f"{part.part}.edgert" for part in parts},
         warnings=tuple(warnings),
     )
 
@@ -153,21 +194,21 @@ def _inputs(job: Job) -> tuple[TensorSpec, ...]:
 
 
 def _recipe(job: Job, choice: Choice) -> dict[str, object]:
-    request, samples = job.request, job.shared.samples
+    request, samples, imported = job.request, job.shared.samples, job.shared.imported
     return {
         "precision": _precision(choice, choice.chosen),
         "metric": request.metric,
         "max_drop": request.max_drop,
         "shapes": {name: list(shape) for name, shape in job.shapes.items()},
         "calibration": {"kind": samples.kind, "count": samples.count, "digest": samples.digest},
-        "source": {"format": "onnx", "sha256": job.shared.source_sha256},
-        "tools": {"edgert": __version__, **{name: version(name) for name in TOOLS}},
+        "source": {"format": imported.kind, "sha256": imported.sha256},
+        "tools": {**imported.tools, "edgert": __version__, **{name: version(name) for name in TOOLS}},
         **choice.recipe,
     }
 
 
-def _measurements(job: Job, choice: Choice) -> dict[str, object]:
-    host = job.shared.host
+def _measurements(job: Job, choice: Choice, parts: Sequence[PartFile]) -> dict[str, object]:
+    host, check = job.shared.host, job.shared.source_check
     return {
         "schema_version": 1,
         "host": {"system": host.system, "arch": host.arch, "cpu": host.cpu_name, "cores": host.cores},
@@ -176,7 +217,9 @@ def _measurements(job: Job, choice: Choice) -> dict[str, object]:
         "reason": choice.reason,
         "metric": job.request.metric,
         "max_drop": job.request.max_drop,
+        "source": check.to_json() if check else None,
         "variants": [report.to_json() for report in choice.reports],
+        "parts": {part.part: part.report.to_json() for part in parts},
         "candidates": [candidate.to_json() for candidate in choice.candidates],
         "passes": [
             {"name": step.name, "changes": step.changes, "declined": list(step.declined)}

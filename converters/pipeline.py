@@ -4,19 +4,20 @@ Passes are listed in `graphs`, what each class of processor tries in `candidates
 """
 
 import errno
-import hashlib
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from converters.candidates import cpu, gpu, npu
+from converters.bench import open_bench
 from converters.candidates.accelerator import AcceleratorFailed
-from converters.candidates.choice import Choice
+from converters.candidates.choose import choose
+from converters.classes import with_classes
 from converters.job import Job, Shared
 from converters.packing import pack
+from converters.parts import convert_part, open_parts
 from converters.passes.set_shapes import set_input_shapes
 from converters.report.page import write_report
 from converters.request import (
@@ -28,26 +29,20 @@ from converters.request import (
     Request,
     no_progress,
 )
-from converters.samples import Samples, open_samples
 from converters.sources import onnx_file
+from converters.sources.imported import Imported, Options
+from converters.sources.select import open_source
 from converters.verify.parity import METRICS
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, UsageError, nearest
-from edgert.host import host_facts
 from edgert.image_spec import ImageSpec
-from edgert.json_fields import flat_name
-from edgert.manifest import TensorSpec
 from edgert.profile import load_profile
-from edgert.runtime.providers import ProviderDevice, find_device
-from edgert.runtime.session import Session
-
-CHOOSE = {"npu": npu.choose, "gpu": gpu.choose, "cpu": cpu.choose}
 
 
 def convert(
     model: str | Path,
     profiles: Sequence[str],
     *,
-    calibration: str,
+    calibration: str | None = None,
     output: str | Path = ".",
     shapes: Mapping[str, Sequence[int]] | None = None,
     images: Mapping[str, ImageSpec] | None = None,
@@ -61,15 +56,27 @@ def convert(
     threads: int = 0,
     samples: int = 64,
     emulator_samples: int = 2,
+    source: str | None = None,
+    task: str | None = None,
+    dynamic: Mapping[str, Sequence[str]] | None = None,
+    factory: str | None = None,
+    submodule: str | None = None,
+    trust_pickle: bool = False,
+    parity_db: float | None = None,
+    classes: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Convert an ONNX model for each of `profiles` and write the bundles into `output`.
+    """Convert a model for each of `profiles` and write the bundles into `output`.
 
-    `calibration` is a folder of images or arrays, an `.npz` or `.npy` file, `module:function`, or "random"; at most
-    `samples` samples of it are used, `emulator_samples` on an emulated accelerator. `shapes` fixes input shapes.
+    `model` is a file or folder of one of the kinds in `converters.sources.select`, told from its content unless
+    `source` names it, or `module:function`. `calibration` is a folder of images, sounds, texts or arrays, one such
+    file, `module:function`, or "random"; a text model has sentences of its own where it is None. At most `samples`
+    samples of it are used, `emulator_samples` on an emulated accelerator. `shapes` fixes input shapes. `parity_db` is
+    the least SQNR of the imported graph against the framework it came from (40 dB; 20 dB where it came quantized).
     A profile that fails is an entry with its error in the answer, and leaves nothing on disk; the others go on.
 
-    Raises UsageError and BadInput before any work for what is wrong with the call, the model or the samples, and
+    Raises UsageError and BadInput before any work for what is wrong with the call, the model or the samples,
+    MissingExtra where the model's framework is not there, GateFailed where the imported graph is not the model, and
     EnvironmentFailed (disk full, permission).
     """
     return convert_request(
@@ -90,6 +97,14 @@ def convert(
             threads=threads,
             samples=samples,
             emulator_samples=emulator_samples,
+            source=source,
+            task=task,
+            dynamic={name: tuple(dims) for name, dims in (dynamic or {}).items()},
+            factory=factory,
+            submodule=submodule,
+            trust_pickle=trust_pickle,
+            parity_db=parity_db,
+            classes=None if classes is None else Path(classes),
             progress=progress,
         )
     )
@@ -99,13 +114,43 @@ def convert_request(request: Request) -> Conversion:
     """Do what `request` asks; see `convert`."""
     profiles = [load_profile(name) for name in dict.fromkeys(request.profiles)]
     _check(request, [profile.id for profile in profiles])
-    set_input_shapes(onnx_file.load(request.model), request.shapes)
-    with _workspace(request.output) as scratch, _shared(request, scratch) as shared:
-        entries = [_convert_for(Job(shared, profile)) for profile in profiles]
-        conversion = Conversion(request.model.name, entries)
-        request.progress("writing the report", 0, 0)
-        report = request.output / f"{flat_name(request.name or request.model.stem)}-report.html"
-        return write_report(conversion, shared.samples, report)
+    with _workspace(request.output) as scratch:
+        imported = _import(request, scratch)
+        set_input_shapes(onnx_file.read_model(imported.path), request.shapes)
+        with ExitStack() as stack:
+            shared = stack.enter_context(open_bench(request, imported, scratch, profiles))
+            parts = [stack.enter_context(bench) for bench in open_parts(shared, profiles)]
+            entries = [_convert_for(Job(shared, profile), parts) for profile in profiles]
+            conversion = Conversion(request.model.name, entries, source=_source_json(shared))
+            request.progress("writing the report", 0, 0)
+            return write_report(conversion, shared.samples, request.output / f"{request.bundle_name}-report.html")
+
+
+def _import(request: Request, scratch: Path) -> Imported:
+    workdir = scratch / "source"
+    workdir.mkdir()
+    options = Options(
+        workdir=workdir,
+        task=request.task,
+        dynamic=request.dynamic,
+        shapes=request.shapes,
+        factory=request.factory,
+        submodule=request.submodule,
+        trust_pickle=request.trust_pickle,
+        progress=request.progress,
+    )
+    imported = open_source(request.model, request.source, options)
+    return imported if request.classes is None else with_classes(imported, request.classes, workdir)
+
+
+def _source_json(shared: Shared) -> dict[str, object]:
+    check = shared.source_check
+    return {
+        "kind": shared.imported.kind,
+        "framework": shared.imported.framework,
+        "parity": check.to_json() if check else None,
+        "warnings": list(shared.imported.warnings),
+    }
 
 
 def _check(request: Request, profiles: Sequence[str]) -> None:
@@ -136,14 +181,14 @@ def _check(request: Request, profiles: Sequence[str]) -> None:
         raise UsageError("at least one sample is needed", "give --samples and --emulator-samples of 1 or more")
 
 
-def _convert_for(job: Job) -> BundleReport | ProfileFailure:
+def _convert_for(job: Job, parts: Sequence[Shared]) -> BundleReport | ProfileFailure:
     """Convert for one profile; its failure is an answer, the machine's is not."""
     staging = Path(tempfile.mkdtemp(prefix="bundle-", dir=job.shared.scratch))
     suffix = "" if job.request.folder else ".edgert"
-    name = flat_name(job.request.name or job.request.model.stem)
     try:
-        choice: Choice = CHOOSE[job.profile.processor](job)
-        return pack(job, choice, staging, job.request.output / f"{name}-{job.profile.id}{suffix}")
+        inner = [convert_part(bench, job.profile, staging) for bench in parts]
+        name = f"{job.request.bundle_name}-{job.profile.id}{suffix}"
+        return pack(job, choose(job), staging, job.request.output / name, inner)
     except EnvironmentFailed:
         raise
     except AcceleratorFailed as exc:
@@ -192,49 +237,3 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def _shared(request: Request, scratch: Path) -> Iterator[Shared]:
-    """Open the original and the samples."""
-    cpu_device = find_device("CPUExecutionProvider")
-    assert isinstance(cpu_device, ProviderDevice)
-    with Session.open(request.model, cpu_device, threads=request.threads) as original:
-        inputs = _described(request, original.inputs)
-        request.progress("reading the samples", 0, 0)
-        samples = open_samples(request.calibration, inputs, limit=request.samples)
-        yield Shared(
-            request=request,
-            original=original,
-            samples=samples,
-            inputs=inputs,
-            host=host_facts(),
-            cpu=cpu_device,
-            scratch=scratch,
-            source_sha256=hashlib.sha256(request.model.read_bytes()).hexdigest(),
-            static_shapes=_static_shapes(request, inputs, samples),
-        )
-
-
-def _described(request: Request, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the model's inputs with the shapes and image rules of the request."""
-    names = [spec.name for spec in inputs]
-    for name in (*request.shapes, *request.images):
-        if name not in names:
-            close = nearest(name, names)
-            hint = f"did you mean '{close}'?" if close else f"its inputs are {', '.join(names)}"
-            raise BadInput(f"the model has no input '{name}'", hint)
-    return tuple(
-        TensorSpec(
-            spec.name, spec.dtype, tuple(request.shapes.get(spec.name, spec.shape)), request.images.get(spec.name)
-        )
-        for spec in inputs
-    )
-
-
-def _static_shapes(request: Request, inputs: Sequence[TensorSpec], samples: Samples) -> dict[str, tuple[int, ...]]:
-    """Return the shapes asked for, and of the other inputs the one that all their samples have."""
-    seen: dict[str, set[tuple[int, ...]]] = {spec.name: set() for spec in inputs}
-    for feeds in samples:
-        for name, array in feeds.items():
-            seen[name].add(array.shape)
-    common = {name: next(iter(shapes)) for name, shapes in seen.items() if len(shapes) == 1}
-    return common | dict(request.shapes)

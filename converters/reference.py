@@ -11,6 +11,8 @@ import numpy as np
 
 BINS = 32
 CONFIDENCE_BINS = 10
+MOST_CATEGORIES = 64
+"""Text with more different values is free text, and is not counted."""
 
 Pairs = Callable[[], Iterator[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]]
 
@@ -32,6 +34,25 @@ class _Histogram:
 
     def to_json(self) -> dict[str, object]:
         return {"edges": self.edges.tolist(), "counts": self.counts.tolist(), "n": self.n, "nonfinite": self.nonfinite}
+
+
+@dataclass
+class _Categories:
+    """How often each text was seen; `is_free` once there were too many different ones."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    is_free: bool = False
+
+    def add(self, values: np.ndarray) -> None:
+        if self.is_free:
+            return
+        for word in values.ravel().tolist():
+            self.counts[str(word)] = self.counts.get(str(word), 0) + 1
+        if len(self.counts) > MOST_CATEGORIES:
+            self.counts, self.is_free = {}, True
+
+    def to_json(self) -> dict[str, object]:
+        return {"categories": dict(sorted(self.counts.items())), "n": sum(self.counts.values())}
 
 
 @dataclass
@@ -71,7 +92,8 @@ def reference_profile(
 
     `pairs` gives a fresh iterator at each call; `chosen` runs the chosen variant on one sample's inputs. Per tensor:
     `edges` (33 of them, equal width over the range seen), `counts` (34: one below, 32 within, one at or above the
-    last edge), `n`, their sum, and `nonfinite`, how many values besides were NaN or infinite. Strings have no entry.
+    last edge), `n`, their sum, and `nonfinite`, how many values besides were NaN or infinite. Text has `categories`,
+    the count of each of at most 64 different values, and `n`; text with more of them has no entry.
     For an output whose rows are probabilities also the class counts of the chosen variant
     and, per confidence bin, how often its class is the original's.
     """
@@ -80,10 +102,13 @@ def reference_profile(
         side: {name: _Histogram(_edges(*bounds), np.zeros(BINS + 2, np.int64)) for name, bounds in tensors.items()}
         for side, tensors in ranges.items()
     }
+    words: dict[str, dict[str, _Categories]] = {"inputs": {}, "outputs": {}}
     classes: dict[str, _Classes] = {}
     for inputs, outputs in pairs():
         _count(histograms["inputs"], inputs)
         _count(histograms["outputs"], outputs)
+        _count_words(words["inputs"], inputs)
+        _count_words(words["outputs"], outputs)
         own = chosen(inputs)
         for name in (name for name, values in outputs.items() if _is_probability(values)):
             classes.setdefault(name, _Classes(np.zeros(outputs[name].shape[-1], np.int64))).add(
@@ -91,8 +116,8 @@ def reference_profile(
             )
     return {
         "schema_version": 1,
-        "inputs": {name: item.to_json() for name, item in histograms["inputs"].items()},
-        "outputs": {name: item.to_json() for name, item in histograms["outputs"].items()},
+        "inputs": _entries(histograms["inputs"], words["inputs"]),
+        "outputs": _entries(histograms["outputs"], words["outputs"]),
         "classes": {name: item.to_json() for name, item in classes.items()},
     }
 
@@ -126,6 +151,17 @@ def _edges(low: float, high: float) -> np.ndarray:
 def _count(histograms: Mapping[str, _Histogram], tensors: Mapping[str, np.ndarray]) -> None:
     for name, histogram in histograms.items():
         histogram.add(tensors[name])
+
+
+def _count_words(categories: dict[str, _Categories], tensors: Mapping[str, np.ndarray]) -> None:
+    for name, values in tensors.items():
+        if values.dtype.kind in "OU":
+            categories.setdefault(name, _Categories()).add(values)
+
+
+def _entries(histograms: Mapping[str, _Histogram], words: Mapping[str, _Categories]) -> dict[str, object]:
+    counted = {name: item.to_json() for name, item in words.items() if not item.is_free}
+    return {name: item.to_json() for name, item in histograms.items()} | counted
 
 
 def _is_probability(values: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from converters.verify.parity import OutputParity
 from edgert.image_spec import ImageSpec
+from edgert.json_fields import flat_name
 from edgert.runtime.timing import Latency
 
 Progress = Callable[[str, int, int], None]
@@ -25,12 +26,16 @@ class Request:
     `shapes`: input name -> static shape. `calibration`: a folder, file, `module:function` or `random`.
     `max_drop`: largest allowed fall of `metric` from 1.0. `emulator_samples`: how many samples run on an emulated
     accelerator, which takes seconds each. `budget_s`: seconds spent on timing one profile's variants.
+
+    `source` to `trust_pickle` say how a model that is not ONNX is imported, see `converters.sources.imported.Options`.
+    `parity_db`: the least SQNR of the imported graph against the source itself; None for the default. `classes`: a file
+    of class names. An image rule for "" is for the only input.
     """
 
     model: Path
     profiles: tuple[str, ...]
     output: Path
-    calibration: str
+    calibration: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: Mapping[str, ImageSpec] = field(default_factory=dict)
     precision: str = "auto"
@@ -44,7 +49,22 @@ class Request:
     samples: int = 64
     emulator_samples: int = 2
     budget_s: float = 6.0
+    source: str | None = None
+    task: str | None = None
+    dynamic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    factory: str | None = None
+    submodule: str | None = None
+    trust_pickle: bool = False
+    parity_db: float | None = None
+    classes: Path | None = None
     progress: Progress = no_progress
+
+    @property
+    def bundle_name(self) -> str:
+        """The name that bundles get: the one asked for, else the model's file, folder or function."""
+        plain = self.model.name if self.model.is_dir() else self.model.stem
+        function = str(self.model).rpartition(":")[2] if not self.model.exists() else ""
+        return flat_name(self.name or function or plain)
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,7 @@ class BundleReport:
     variants: Sequence[VariantReport]
     candidates: Sequence[Candidate]
     warnings: Sequence[str]
+    parts: Mapping[str, "BundleReport"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of `convert --json`."""
@@ -152,6 +173,7 @@ class BundleReport:
             "variants": [variant.to_json() for variant in self.variants],
             "candidates": [candidate.to_json() for candidate in self.candidates],
             "warnings": list(self.warnings),
+            "parts": {name: {**part.to_json(), "path": None} for name, part in self.parts.items()},
         }
 
 
@@ -185,6 +207,7 @@ class Conversion:
     model: str
     bundles: Sequence[BundleReport | ProfileFailure]
     report: Path | None = None
+    source: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -195,6 +218,7 @@ class Conversion:
         """Return the document of `convert --json`."""
         return {
             "model": self.model,
+            "source": dict(self.source),
             "report": str(self.report) if self.report else None,
             "bundles": [entry.to_json() for entry in self.bundles],
         }

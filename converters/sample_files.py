@@ -1,4 +1,4 @@
-"""Samples from files: `.npz`, `.npy` and pictures, alone or in a folder.
+"""Samples from files: `.npz`, `.npy`, pictures, texts and sounds, alone or in a folder.
 
 At most one file is in memory at a time; a `.npy` is mapped. Checking arrays is left to `samples`.
 """
@@ -14,10 +14,13 @@ from edgert.errors import BadInput
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
 from edgert.runtime.arrays import read_npy, read_npz
+from edgert.runtime.audio import SOUND_SUFFIXES, is_sound_file
 from edgert.runtime.images import IMAGE_SUFFIXES, default_image_spec, is_image_file, load_image, takes_image
+from edgert.runtime.prepare import Preparer
 
 ARRAY_SUFFIXES = (".npz", ".npy")
-FORMS = "give a folder of images, .npz or .npy files, one such file, module:function, or random"
+TEXT_SUFFIX = ".txt"
+FORMS = "give a folder of images, .npz or .npy files, texts or sounds, one such file, module:function, or random"
 
 
 @dataclass(frozen=True)
@@ -28,35 +31,83 @@ class Found:
     where: str
 
 
-def is_usable(path: Path) -> bool:
-    """Return whether the file's name ends like something that samples can be read from."""
+def is_usable(path: Path, preparer: Preparer | None = None) -> bool:
+    """Return whether the file's name ends like something that samples can be read from; texts and sounds need rules."""
+    if is_text_file(path):
+        return preparer is not None and preparer.takes_text
+    if is_sound_file(path):
+        return preparer is not None and preparer.takes_sound
     return path.suffix.lower() in ARRAY_SUFFIXES or is_image_file(path)
 
 
-def usable_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of the folder itself that samples can be read from, sorted by name."""
+def is_text_file(path: Path) -> bool:
+    """Return whether the file's name ends like a text: one sample a line."""
+    return path.suffix.lower() == TEXT_SUFFIX
+
+
+def check_usable(path: Path, preparer: Preparer | None) -> None:
+    """Raise BadInput, with the reason, for one file that samples cannot be read from."""
+    if is_usable(path, preparer):
+        return
+    if not (is_text_file(path) or is_sound_file(path)):
+        raise BadInput(f"'{path}' is not a kind of file that samples are read from", FORMS)
+    what, tool = ("a text", "tokenizer") if is_text_file(path) else ("a sound", "sample rate")
+    raise BadInput(
+        f"'{path}' is {what}, and the model does not say how {what} becomes its inputs",
+        f"convert it from a source that has its {tool}, such as a Hugging Face folder, or give arrays as .npz",
+    )
+
+
+def usable_files(folder: Path, preparer: Preparer | None = None) -> tuple[Path, ...]:
+    """Return the files of the folder itself that samples can be read from, sorted by name.
+
+    Where there is none, BadInput says what would be one, and why the first text or sound is not.
+    """
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as exc:
         raise BadInput(f"the folder '{folder}' cannot be read: {exc.strerror}", FORMS) from exc
-    files = tuple(path for path in entries if path.is_file() and is_usable(path) and path.name[0] != ".")
-    if not files:
-        usable = ", ".join((*ARRAY_SUFFIXES, *IMAGE_SUFFIXES))
-        seen = f"{len(entries)} entries, none of them" if entries else "no entry, so nothing"
-        message = f"the folder '{folder}' has {seen} usable for calibration"
-        raise BadInput(message, f"put files that end in {usable} into the folder itself")
-    return files
+    seen = [path for path in entries if path.is_file() and path.name[0] != "."]
+    files = tuple(path for path in seen if is_usable(path, preparer))
+    if files:
+        return files
+    for path in seen:
+        if is_text_file(path) or is_sound_file(path):
+            check_usable(path, preparer)
+    usable = ", ".join((*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, TEXT_SUFFIX, *SOUND_SUFFIXES))
+    what = f"{len(entries)} entries, none of them" if entries else "no entry, so nothing"
+    message = f"the folder '{folder}' has {what} usable for calibration"
+    raise BadInput(message, f"put files that end in {usable} into the folder itself")
 
 
-def read_files(files: Sequence[Path], inputs: Sequence[TensorSpec]) -> Iterator[Found]:
+def read_files(
+    files: Sequence[Path], inputs: Sequence[TensorSpec], preparer: Preparer | None = None
+) -> Iterator[Found]:
     """Yield the samples of `files`, one file after the other."""
     for path in files:
         if is_image_file(path):
             yield _read_image(path, inputs)
+        elif preparer is not None and is_text_file(path):
+            yield from _read_text(path, preparer)
+        elif preparer is not None and is_sound_file(path):
+            yield Found(preparer.sound(path), str(path))
         elif path.suffix.lower() == ".npz":
             yield from _split(read_npz(path), inputs, str(path))
         else:
             yield from _split({_only_input(path, inputs).name: read_npy(path, mapped=True)}, inputs, str(path))
+
+
+def _read_text(path: Path, preparer: Preparer) -> Iterator[Found]:
+    """Yield one sample for each line that is not empty."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield Found(preparer.texts([line.strip()]), f"{path}, line {number}")
+    except UnicodeDecodeError as exc:
+        raise BadInput(f"'{path}' is not text in UTF-8: {exc.reason} at byte {exc.start}", "save it as UTF-8") from exc
+    except OSError as exc:
+        raise BadInput(f"'{path}' cannot be read: {exc.strerror}", "check the file's permissions") from exc
 
 
 def _read_image(path: Path, inputs: Sequence[TensorSpec]) -> Found:
@@ -104,11 +155,13 @@ def _split(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], whe
         yield Found(sample, f"{where}, sample {index}")
 
 
-def image_rules(kind: str, name: str, inputs: Sequence[TensorSpec]) -> dict[str, ImageSpec]:
+def image_rules(
+    kind: str, name: str, inputs: Sequence[TensorSpec], preparer: Preparer | None = None
+) -> dict[str, ImageSpec]:
     """Return the image rules that a pass over these samples uses, by input."""
     if kind not in ("folder", "file"):
         return {}
-    files = usable_files(Path(name)) if kind == "folder" else (Path(name),)
+    files = usable_files(Path(name), preparer) if kind == "folder" else (Path(name),)
     pictures = [path for path in files if is_image_file(path)]
     if not pictures:
         return {}

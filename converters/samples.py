@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.sample_files import FORMS, Found, image_rules, is_usable, read_files, shape_text, usable_files
+from converters.sample_files import FORMS, Found, check_usable, image_rules, read_files, shape_text, usable_files
 from edgert.errors import BadInput, EdgertError, UsageError, nearest
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
+from edgert.runtime.arrays import storable
 from edgert.runtime.images import takes_image
+from edgert.runtime.prepare import Preparer
 
 Sample = dict[str, NDArray[Any]]
 Source = Callable[[], Iterable[Mapping[str, object]]]
@@ -59,33 +61,43 @@ class Samples:
 
 
 def open_samples(
-    spec: str | Source, inputs: Sequence[TensorSpec], *, limit: int | None = None, seed: int = 0
+    spec: str | Source,
+    inputs: Sequence[TensorSpec],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    preparer: Preparer | None = None,
+    missing: bool = False,
 ) -> Samples:
     """Open and check the samples that `spec` names for a model with `inputs`, at most the first `limit`.
 
-    `spec` is a folder, an image, `.npz` or `.npy` file, `module:function`, `random`, or a callable that
-    returns an iterable of samples each time it is called. Reads everything once. BadInput names the file
-    and the input, or the callable and what it raised; MissingExtra for pictures without Pillow.
+    `spec` is a folder, an image, `.npz`, `.npy`, text or sound file, `module:function`, `random`, or a callable that
+    returns an iterable of samples each time it is called. `preparer` makes feeds of texts, one a line, and of sounds;
+    `missing` lets NaN pass, which then stands for a value that is missing. Reads everything once. BadInput names the
+    file and the input, or the callable and what it raised; MissingExtra for pictures without Pillow.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are asked for", "ask for at least 1")
     if not inputs:
         raise BadInput("the model takes no input, so there is nothing to compare", "export it with an input")
-    kind, name, read = _reader(spec, inputs, RANDOM_COUNT if limit is None else min(limit, RANDOM_COUNT), seed)
-    passes = partial(_checked, read, inputs, limit)
+    random_count = RANDOM_COUNT if limit is None else min(limit, RANDOM_COUNT)
+    kind, name, read = _reader(spec, inputs, preparer, random_count, seed)
+    passes = partial(_checked, read, inputs, limit, missing)
     marks: list[bytes] = []
     count, digest = _count_and_hash(_marked(passes(), marks) if kind == "callable" else passes())
     if count == 0:
         raise BadInput(f"'{name}' gives no samples", FORMS)
     warning = RANDOM_WARNING if kind == "random" else ""
     again = partial(_repeated, passes, marks, name) if kind == "callable" else passes
-    return Samples(name, kind, count, digest, warning, again, image_rules(kind, name, inputs))
+    return Samples(name, kind, count, digest, warning, again, image_rules(kind, name, inputs, preparer))
 
 
 _Read = Callable[[], Iterator[Found]]
 
 
-def _reader(spec: str | Source, inputs: Sequence[TensorSpec], random_count: int, seed: int) -> tuple[str, str, _Read]:
+def _reader(
+    spec: str | Source, inputs: Sequence[TensorSpec], preparer: Preparer | None, random_count: int, seed: int
+) -> tuple[str, str, _Read]:
     """Return the kind of samples, their name, and a function that starts one pass over them."""
     if not isinstance(spec, str):
         name = getattr(spec, "__qualname__", repr(spec))
@@ -94,19 +106,18 @@ def _reader(spec: str | Source, inputs: Sequence[TensorSpec], random_count: int,
         return "random", spec, partial(_random, inputs, random_count, seed)
     path = Path(spec)
     if path.is_dir():
-        return "folder", spec, partial(read_files, usable_files(path), inputs)
+        return "folder", spec, partial(read_files, usable_files(path, preparer), inputs, preparer)
     if path.is_file():
-        if not is_usable(path):
-            raise BadInput(f"'{spec}' is not a kind of file that samples are read from", FORMS)
-        return "file", spec, partial(read_files, (path,), inputs)
+        check_usable(path, preparer)
+        return "file", spec, partial(read_files, (path,), inputs, preparer)
     if _CALLABLE.fullmatch(spec):
         return "callable", spec, partial(_call, _import_callable(spec), spec)
     raise BadInput(f"there is no file or folder '{spec}'", FORMS)
 
 
-def _checked(read: _Read, inputs: Sequence[TensorSpec], limit: int | None) -> Iterator[Sample]:
+def _checked(read: _Read, inputs: Sequence[TensorSpec], limit: int | None, missing: bool) -> Iterator[Sample]:
     for found in itertools.islice(read(), limit):
-        yield _check_sample(found, inputs)
+        yield _check_sample(found, inputs, missing)
 
 
 def _count_and_hash(samples: Iterable[Sample]) -> tuple[int, str]:
@@ -114,8 +125,12 @@ def _count_and_hash(samples: Iterable[Sample]) -> tuple[int, str]:
     for sample in samples:
         count += 1
         for name, array in sorted(sample.items()):
-            digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+            is_text = array.dtype.kind == "U"  # its width is that of the longest entry, and says nothing
+            digest.update(json.dumps([name, "str" if is_text else array.dtype.name, array.shape]).encode())
+            if is_text:
+                digest.update(json.dumps(array.tolist()).encode())
+            else:
+                digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return count, digest.hexdigest()
 
 
@@ -141,7 +156,7 @@ def _repeated(passes: Callable[[], Iterator[Sample]], marks: Sequence[bytes], na
         yield sample
 
 
-def _check_sample(found: Found, inputs: Sequence[TensorSpec]) -> Sample:
+def _check_sample(found: Found, inputs: Sequence[TensorSpec], missing: bool) -> Sample:
     names = [spec.name for spec in inputs]
     for name in found.arrays:
         if name not in names:
@@ -153,26 +168,34 @@ def _check_sample(found: Found, inputs: Sequence[TensorSpec]) -> Sample:
             raise BadInput(
                 f"{found.where}: there is nothing for input '{name}'", f"give arrays named {', '.join(names)}"
             )
-    return {spec.name: _check_array(found.arrays[spec.name], spec, found.where) for spec in inputs}
+    return {spec.name: _check_array(found.arrays[spec.name], spec, found.where, missing) for spec in inputs}
 
 
-def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+def _check_array(array: NDArray[Any], spec: TensorSpec, where: str, missing: bool) -> NDArray[Any]:
     """Return the array in the input's dtype, in C order; BadInput when shape, dtype or values do not fit."""
     what = f"{where}: input '{spec.name}'"
     _check_shape(array, spec, what)
-    if array.dtype.name != spec.dtype and not _may_cast(array.dtype, _dtype_of(spec)):
-        raise BadInput(
-            f"{what} takes {spec.dtype}, the array is {array.dtype.name}",
-            f"convert it: array.astype('{spec.dtype}')",
-        )
+    have = "str" if array.dtype.kind in "UO" else array.dtype.name
+    if have != spec.dtype and not _may_cast(array.dtype, _dtype_of(spec)):
+        raise BadInput(f"{what} takes {spec.dtype}, the array is {have}", f"convert it: array.astype('{spec.dtype}')")
+    if spec.dtype == "str":
+        return np.ascontiguousarray(storable(array, what)).reshape(array.shape)
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(array, dtype=_dtype_of(spec)).reshape(array.shape)
-    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
-        bad = np.argwhere(~np.isfinite(cast))
-        first = tuple(int(place) for place in bad[0])
-        message = f"{what} holds {len(bad)} values that are NaN or infinite as {spec.dtype}, the first is"
-        raise BadInput(f"{message} {array[first]} at {list(first)}", "remove such samples, or repair what makes them")
+    if cast.dtype.kind == "f":
+        _check_numbers(cast, array, what, missing)
     return cast
+
+
+def _check_numbers(cast: NDArray[Any], array: NDArray[Any], what: str, missing: bool) -> None:
+    """Raise BadInput for a value that is infinite in the input's dtype, or NaN where that means nothing."""
+    wrong = np.isinf(cast) if missing else ~np.isfinite(cast)
+    if not wrong.any():
+        return
+    bad = np.argwhere(wrong)
+    first = tuple(int(place) for place in bad[0])
+    message = f"{what} holds {len(bad)} values that are NaN or infinite as {cast.dtype.name}, the first is"
+    raise BadInput(f"{message} {array[first]} at {list(first)}", "remove such samples, or repair what makes them")
 
 
 def _check_shape(array: NDArray[Any], spec: TensorSpec, what: str) -> None:
@@ -204,7 +227,7 @@ def _dtype_of(spec: TensorSpec) -> np.dtype[Any]:
         dtype = np.dtype(spec.dtype)
     except TypeError as exc:
         raise _unsupported(spec) from exc
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biufU":
         raise _unsupported(spec)
     return dtype
 
@@ -212,7 +235,7 @@ def _dtype_of(spec: TensorSpec) -> np.dtype[Any]:
 def _unsupported(spec: TensorSpec) -> BadInput:
     return BadInput(
         f"input '{spec.name}' takes {spec.dtype}, which samples cannot hold",
-        "export the model with inputs of float16, float32, float64, integers or bool",
+        "export the model with inputs of float16, float32, float64, integers, bool or text",
     )
 
 
@@ -290,6 +313,11 @@ def _random(inputs: Sequence[TensorSpec], count: int, seed: int) -> Iterator[Fou
 def _random_array(spec: TensorSpec, generator: np.random.Generator) -> NDArray[Any]:
     """Return normal floats, a picture's bytes, or else 0 or 1: an index is valid whatever it is for."""
     dtype, shape = _dtype_of(spec), _random_shape(spec)
+    if dtype.kind == "U":
+        raise BadInput(
+            f"input '{spec.name}' takes text, and random text says nothing of a model",
+            "give a .npz with an array of text for each such input",
+        )
     if dtype.kind == "f":
         return np.asarray(generator.standard_normal(shape, np.float32), dtype)
     top = 256 if takes_image(spec.shape, spec.dtype) else 2

@@ -29,6 +29,7 @@ COMMANDS = {
     "keygen": ("edgert.commands.keys", "Make an Ed25519 key pair for signing bundles."),
     "sign": ("edgert.commands.keys", "Sign a bundle."),
     "verify": ("edgert.commands.keys", "Check a bundle's files and signature."),
+    "sources": ("edgert.commands.sources", "List, install or remove the frameworks that models come from."),
     "doctor": ("edgert.commands.doctor", "Show versions, providers, devices, and how to get what is missing."),
 }
 INTERRUPTED = 130

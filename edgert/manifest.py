@@ -21,6 +21,7 @@ from edgert.json_fields import (
     checked_word,
     refused,
 )
+from edgert.task import Task
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -34,6 +35,7 @@ MAX_FILE_BYTES = 1 << 40
 MAX_RANK = 64
 MAX_GOLDEN = 10_000
 PROCESSORS = ("npu", "gpu", "cpu")
+PART_SUFFIX = ".edgert"
 
 _WORD = r"[A-Za-z0-9._+-]{1,100}"
 _OPTION = r"[^/\\]*"  # an option must not name a path: a bundle could then have any library loaded
@@ -96,6 +98,7 @@ class Golden:
 class Manifest:
     """Everything a bundle says about itself; `placements` are in order of preference, `chosen` is a variant.
 
+    `task` says what the model is for. `parts` are further graphs by name, each a bundle that is one of the files.
     `unknown` holds the keys that this version does not know, here and below; they are kept on writing.
     """
 
@@ -116,6 +119,8 @@ class Manifest:
     reference: str
     recipe: Mapping[str, object] = field(default_factory=dict, hash=False)
     warnings: tuple[str, ...] = ()
+    task: Task | None = None
+    parts: Mapping[str, str] = field(default_factory=dict, hash=False)
     unknown: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
 
     def variant(self, name: str) -> Variant:
@@ -139,7 +144,11 @@ def manifest_bytes(manifest: Manifest) -> bytes:
         "variants": [_members(variant) for variant in manifest.variants],
         "placements": [_members(placement) for placement in manifest.placements],
         "golden": _members(manifest.golden),
+        "task": None if manifest.task is None else manifest.task.to_json(),
     }
+    for key in ("task", "parts"):  # left out where there is none, so that older manifests keep their bytes
+        if not document[key]:
+            del document[key]
     return strict_json.dumps(document).encode("utf-8")
 
 
@@ -180,6 +189,8 @@ def parse_manifest(data: bytes) -> Manifest:
         reference=top.name("reference"),
         recipe=top.table("recipe"),
         warnings=top.texts("warnings"),
+        task=Task.from_json(top.value("task"), top.path("task")) if top.has("task") else None,
+        parts=_parts(top) if top.has("parts") else {},
         unknown=top.rest(),
     )
     _check_references(manifest)
@@ -257,6 +268,15 @@ def _golden(entry: Fields) -> Golden:
     return Golden(entry.name("file"), entry.whole("count", 1, MAX_GOLDEN), min_cosine, entry.rest())
 
 
+def _parts(top: Fields) -> dict[str, str]:
+    path = top.path("parts")
+    parts = {checked_name(name, path): checked_name(file, path) for name, file in top.table("parts").items()}
+    for file in parts.values():
+        if not file.endswith(PART_SUFFIX):
+            raise refused(f"{path} holds '{file}', which is not a {PART_SUFFIX} file")
+    return parts
+
+
 def _check_references(manifest: Manifest) -> None:
     """Raise BadInput if a name is there twice, or is used but not there."""
     files = _unique("files", [entry.name for entry in manifest.files])
@@ -271,6 +291,9 @@ def _check_references(manifest: Manifest) -> None:
     for key, name in _variant_references(manifest):
         if name not in variants:
             raise refused(f"{MANIFEST_NAME} {key} names the variant '{name}', which 'variants' does not list")
+    for key, name, known in _task_references(manifest):
+        if name not in known:
+            raise refused(f"{MANIFEST_NAME} 'task' {key} names '{name}'; known: {', '.join(known) or 'none'}")
     if all(placement.processor != "cpu" for placement in manifest.placements):
         raise refused(f"{MANIFEST_NAME} 'placements' holds none for the CPU")
 
@@ -286,7 +309,13 @@ def _unique(key: str, names: list[str]) -> set[str]:
 
 def _file_references(manifest: Manifest) -> list[tuple[str, str]]:
     variants = [("'variants'", variant.file) for variant in manifest.variants]
-    return [*variants, ("'golden'", manifest.golden.file), ("'reference'", manifest.reference)]
+    parts = [("'parts'", file) for file in manifest.parts.values()]
+    task = manifest.task
+    named = [] if task is None else [("'task' 'labels'", task.labels)]
+    if task is not None and task.text is not None:
+        named.append(("'task' 'text'", task.text.tokenizer))
+    own = [("'golden'", manifest.golden.file), ("'reference'", manifest.reference)]
+    return [*variants, *own, *parts, *((key, name) for key, name in named if name)]
 
 
 def _variant_references(manifest: Manifest) -> list[tuple[str, str]]:
@@ -296,3 +325,21 @@ def _variant_references(manifest: Manifest) -> list[tuple[str, str]]:
         ("'chosen'", manifest.chosen),
         *(("'golden'", name) for name in manifest.golden.min_cosine),
     ]
+
+
+def _task_references(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
+    """Return what the task names but files: the key, the name, and the names that there are."""
+    task = manifest.task
+    if task is None:
+        return []
+    inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
+    found = [("'output'", task.output, outputs)]
+    if task.text is not None:
+        names = (task.text.ids, task.text.mask, task.text.types)
+        found += [("'text'", name, inputs) for name in names if name]
+    if task.audio is not None:
+        found.append(("'audio'", task.audio.input, inputs))
+    if task.generate is not None:
+        found.append(("'generate' 'decoder'", task.generate.decoder, list(manifest.parts)))
+        found += [("'generate' 'cross'", name, outputs) for name in task.generate.cross]
+    return found

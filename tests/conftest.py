@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgert.errors import EdgertError
+from converters.sources.environments import environments_dir, find
+from edgert.errors import EdgertError, MissingExtra
 from examples.models import fetch, models_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,16 +19,20 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked `shared`, with the reason, where the folder is missing."""
+    """Skip, with the reason, a test marked `shared` without that folder, and one marked `all_sources` without the word.
+    """
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         pytest.skip("the folder 'shared' is not beside this repository")
+    if item.get_closest_marker("all_sources") and not os.environ.get("EDGERT_ALL_SOURCES"):
+        pytest.skip("runs in `make test-all`")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of the tests, except for the models, which are worth keeping between runs."""
-    before = {name: os.environ.get(name) for name in ("EDGERT_MODELS", "EDGERT_CACHE")}
+    """Keep the user's cache out of the tests, except for models and source environments, which are worth keeping."""
+    before = {name: os.environ.get(name) for name in ("EDGERT_MODELS", "EDGERT_SOURCES", "EDGERT_CACHE")}
     os.environ["EDGERT_MODELS"] = str(models_dir())
+    os.environ["EDGERT_SOURCES"] = str(environments_dir())
     os.environ["EDGERT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     for name, value in before.items():
@@ -56,6 +61,19 @@ def shared_folder() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder 'shared' is not beside this repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def source_environment() -> Callable[[str], Path]:
+    """Return a function: the name of a source environment -> its Python; skips with the line that installs it."""
+
+    def python_of(name: str) -> Path:
+        try:
+            return find([name])
+        except MissingExtra as exc:
+            pytest.skip(f"{exc.message}: {exc.remedy}")
+
+    return python_of
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ ONE_SYSTEM_CALLS = {
     "ctypes": frozenset({"windll", "WinDLL", "oledll"}),
     "socket": frozenset({"AF_UNIX"}),
 }
+EXPORTERS = "converters/sources/exporters/"
+EXIT_FILES = ("edgert/cli.py", f"{EXPORTERS}protocol.py")  # an exporter is a program of its own
 EXITS = frozenset({"sys.exit", "os._exit", "exit", "quit"})
 EMPTY_WORDS = frozenset(
     {"manager", "helper", "helpers", "utils", "util", "common", "base", "misc", "factory", "handler"}
@@ -146,6 +148,8 @@ def _refusal(path: str, layer: Layer, item: Import) -> str | None:
         return None
     if top in FIRST_PARTY:
         return _first_party_refusal(layer, item)
+    if path.startswith(EXPORTERS) and (ROOT / EXPORTERS / f"{top}.py").is_file():
+        return None
     if top in layer.anywhere or (item.lazy and top in layer.in_functions):
         return None
     place = "outside a function" if top in layer.in_functions else "at all"
@@ -173,7 +177,7 @@ def _call_violations(path: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
         start, _, name = dotted.rpartition(".")
         if name in ONE_SYSTEM_CALLS.get(start, ()) and path != "edgert/host.py":
             yield node.lineno, f"'{dotted}' exists only on some systems; it belongs in edgert/host.py"
-        if (dotted in EXITS or dotted == "SystemExit") and path != "edgert/cli.py":
+        if (dotted in EXITS or dotted == "SystemExit") and path not in EXIT_FILES:
             yield node.lineno, f"'{dotted}' belongs in edgert/cli.py"
 
 
@@ -261,6 +265,9 @@ def test_device_profiles_hold_data_only() -> None:
         ("converters/graph_utils.py", "", "says nothing"),
         ("edgert/runtime/__init__.py", "X = 1", "must be empty"),
         ("edgert/gadgets/thing.py", "", "no row in the table"),
+        ("converters/pipeline.py", "def f():\n    import torch", "may not import 'torch' at all"),
+        ("converters/sources/pytorch.py", "import protocol", "may not import 'protocol' at all"),
+        ("converters/sources/exporters/export_torch.py", "from edgert.errors import BadInput", "may not import 'edgert"),
     ],
 )
 def test_checker_given_a_bad_file_says_what_is_wrong(path: str, source: str, says: str) -> None:
@@ -278,6 +285,7 @@ def test_checker_given_a_bad_file_says_what_is_wrong(path: str, source: str, say
         ("edgert/cli.py", "import sys, click\nfrom edgert.commands import run\nsys.exit(0)"),
         ("edgert/commands/convert.py", "import importlib\nimportlib.import_module('converters')"),
         ("converters/pipeline.py", "import onnx_ir\nfrom edgert.runtime.session import Session"),
+        ("converters/sources/exporters/export_torch.py", "from protocol import serve\ndef f():\n    import torch"),
     ],
 )
 def test_checker_given_a_good_file_says_nothing(path: str, source: str) -> None:

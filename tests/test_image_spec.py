@@ -21,6 +21,11 @@ def test_image_spec_with_all_keys_is_read_exactly() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
+        ("filter=cubic", "did you mean 'bicubic'"),
+        ("resize=crop,shortest_edge=0", "out of range"),
+        ("resize=crop,shortest_edge=70000", "out of range"),
+        ("resize=crop,shortest_edge=1.5", "shortest_edge '1.5'"),
+        ("shortest_edge=256", "needs resize=crop, not stretch"),
         ("colour=rgb", "'color'"),
         ("color=bgrr", "'bgr'"),
         ("resize=padd", "'pad'"),
@@ -42,10 +47,28 @@ def test_image_spec_with_a_slip_names_it(text: str, named: str) -> None:
     assert "color=bgr" in caught.value.remedy
 
 
-def test_image_spec_through_json_is_the_same() -> None:
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ImageSpec("gray", (127.5,), (127.5,), "crop"),
+        ImageSpec(resize="crop", filter="bicubic", shortest_edge=256),
+        ImageSpec(filter="lanczos"),
+    ],
+)
+def test_image_spec_through_json_is_the_same(spec: ImageSpec) -> None:
     """What a manifest holds is read back as it was."""
-    spec = ImageSpec("gray", (127.5,), (127.5,), "crop")
     assert ImageSpec.from_json(strict_json.loads(strict_json.dumps(spec.to_json()), "test")) == spec
+
+
+def test_image_spec_to_json_leaves_the_newer_keys_out_where_default() -> None:
+    """A manifest that an older edgert wrote keeps its bytes, and so its digest."""
+    assert sorted(ImageSpec().to_json()) == ["color", "mean", "resize", "std"]
+
+
+def test_image_spec_words_of_a_vision_model_are_read() -> None:
+    """The command line form has the filter and the shorter side too."""
+    spec = parse_image_spec("resize=crop,filter=bicubic,shortest_edge=256")
+    assert spec == ImageSpec(resize="crop", filter="bicubic", shortest_edge=256)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +81,10 @@ def test_image_spec_through_json_is_the_same() -> None:
         ({"mean": [10**400]}, "holds 1000"),
         ({"mean": [], "std": []}, "0 numbers"),
         ({"resize": "fit"}, "'fit'"),
+        ({"filter": "area"}, "'area'"),
+        ({"resize": "crop", "shortest_edge": "256"}, "'shortest_edge' is str"),
+        ({"resize": "crop", "shortest_edge": True}, "'shortest_edge' is bool"),
+        ({"resize": "pad", "shortest_edge": 256}, "needs resize=crop"),
         ({"crop": 1}, "unknown key 'crop'"),
     ],
 )

@@ -10,6 +10,7 @@ from edgert.errors import BadInput
 from edgert.image_spec import ImageSpec
 from edgert.json_fields import flat_name, name_defect
 from edgert.manifest import FileEntry, Manifest, TensorSpec, manifest_bytes, parse_manifest
+from edgert.task import AudioSpec, GenerateSpec, Task, TextSpec
 from tests.bundle_files import BUNDLE_FILES, small_manifest
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -68,7 +69,7 @@ def test_manifest_unknown_schema_version_says_which_is_understood() -> None:
 
 @pytest.mark.parametrize("key", sorted(set(json.loads(manifest_bytes(complete()))) - {"unknown"}))
 def test_manifest_missing_key_is_named(key: str) -> None:
-    """There is no optional key at the top level."""
+    """Of the keys at the top level only `task` and `parts` are optional."""
     incomplete = document()
     del incomplete[key]
     with pytest.raises(BadInput, match=f"'{key}' is missing"):
@@ -126,3 +127,62 @@ def test_manifest_of_version_1_is_still_read() -> None:
 def test_flat_name_of_any_text_is_flat(text: str) -> None:
     """Whatever a model is called, a bundle can be named after it."""
     assert name_defect(flat_name(text)) is None
+
+
+TASK = Task(
+    "speech-to-text",
+    "y",
+    text=TextSpec("tokenizer.json", 448, ids=""),
+    audio=AudioSpec("x", "log-mel", 16000, 30.0, n_fft=400, hop=160, mels=80),
+    generate=GenerateSpec("decoder", "ids", "logits", (1,), (2,), 448, cross={"y": "y"}, cache={"past": "present"}),
+)
+
+
+def with_task(task: Task = TASK, **changes: object) -> dict[str, object]:
+    """Return a manifest of a model with a task and a part as plain JSON."""
+    names = (*BUNDLE_FILES, "tokenizer.json", "labels.json", "decoder.edgert")
+    files = tuple(FileEntry(name, 10, "ab" * 32) for name in names)
+    manifest = complete(files=files, task=task, parts={"decoder": "decoder.edgert"})
+    return {**json.loads(manifest_bytes(manifest)), **changes}
+
+
+def test_manifest_with_task_and_parts_is_read_back() -> None:
+    """What the model is for and its further graphs survive."""
+    manifest = parse(with_task())
+    assert manifest.task == TASK
+    assert manifest.parts == {"decoder": "decoder.edgert"}
+    assert json.loads(manifest_bytes(manifest)) == with_task()
+
+
+def test_manifest_without_task_and_parts_has_no_such_keys() -> None:
+    """A manifest that an older edgert wrote keeps its bytes, and so its digest."""
+    assert not {"task", "parts"} & set(document())
+    sample = (SAMPLES / "manifest-1.json").read_bytes()
+    assert manifest_bytes(parse_manifest(sample)) == sample
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (with_task(dataclasses.replace(TASK, output="z")), "'task' 'output' names 'z'; known: y"),
+        (with_task(dataclasses.replace(TASK, labels="names.json")), "'names.json', which 'files' does not list"),
+        (with_task(dataclasses.replace(TASK, text=TextSpec("t.json", 9, "x"))), "'t.json', which 'files'"),
+        (with_task(dataclasses.replace(TASK, text=TextSpec("tokenizer.json", 9, "i"))), "'text' names 'i'; known: x"),
+        (
+            with_task(dataclasses.replace(TASK, audio=AudioSpec("wave", "waveform", 16000))),
+            "'audio' names 'wave'; known: x",
+        ),
+        (with_task(parts={}), "'decoder' names 'decoder'; known: none"),
+        (with_task(parts={"decoder": "other.edgert"}), "'other.edgert', which 'files' does not list"),
+        (with_task(parts={"decoder": "fp32.onnx"}), "'fp32.onnx', which is not a .edgert file"),
+        (with_task(parts={"../decoder": "decoder.edgert"}), "'../decoder'"),
+        (with_task(parts=["decoder.edgert"]), "'parts' is a list"),
+        ({**with_task(), "task": {"kind": "classification", "output": "y", "labels": "../l"}}, "'../l'"),
+        ({**with_task(), "task": "classification"}, "'task' is a string"),
+    ],
+)
+def test_manifest_with_a_task_that_names_what_is_not_there_is_refused(changed: dict[str, object], named: str) -> None:
+    """Files, tensors and parts that a task needs are all in the bundle."""
+    with pytest.raises(BadInput, match="manifest") as caught:
+        parse(changed)
+    assert named in caught.value.message

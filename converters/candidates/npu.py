@@ -43,7 +43,7 @@ def choose(job: Job) -> Choice:
     Raises GateFailed that names every refused node, or the best accuracy found.
     """
     provider, device = accelerator(job)
-    _require_static(job)
+    require_static(job)
     attempts: list[_Attempt] = []
     for precision in _wanted(job, provider):
         for method in METHODS[precision]:
@@ -66,7 +66,7 @@ def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
     return found
 
 
-def _require_static(job: Job) -> None:
+def require_static(job: Job) -> None:
     """Raise BadInput that names the dimension which neither --shape nor the samples fix.
 
     A graph that is not valid with the samples' shapes goes on with free ones, so that the provider names its nodes.

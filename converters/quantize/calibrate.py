@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from converters.missing_values import knows_missing
 from converters.quantize.observers import METHODS, Extremes, Histogram, TensorRange, choose_range
 from edgert.errors import BadInput, EnvironmentFailed, UsageError
 from edgert.runtime.providers import ProviderDevice, find_device
@@ -36,7 +37,8 @@ class CalibrationFailed(BadInput):
 class Statistics:
     """What one calibration saw: full ranges, histograms if asked for, and the number of samples.
 
-    A tensor that held an infinity, such as an attention mask, has no range: its nodes stay in float.
+    A tensor that held an infinity, such as an attention mask, or NaN for a missing value, has no range: its nodes stay
+    in float.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -195,12 +197,15 @@ def _observe_extremes(run: _Run, names: Sequence[str], feeds: Feeds) -> tuple[di
     extremes = {name: Extremes() for name in names}
     sizes = dict.fromkeys(names, 0)
     samples = 0
+    missing = any(knows_missing(node.domain, node.op_type) for node in run.model.graph)
     with run.open(_with_statistics(run.model, names), "calibrate-extremes") as session:
         for outputs in run.each(session, feeds):
             samples += 1
             for index, name in enumerate(names):
                 minimum, maximum, total, size = (outputs[_statistic(op, index)].item() for op in _STATISTICS)
-                if size and not np.isfinite([minimum, maximum, total]).all():
+                if size and missing and np.isnan(total):
+                    minimum, maximum = -np.inf, np.inf  # values are missing: the tensor gets no range
+                elif size and not np.isfinite([minimum, maximum, total]).all():
                     _check_numbers(run.model, name, samples, np.array([minimum, maximum, total], np.float64))
                 extremes[name].add(minimum, maximum, int(size))
                 sizes[name] = max(sizes[name], int(size))

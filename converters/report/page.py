@@ -20,7 +20,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Liberation Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { margin: .35rem 0; } .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -49,6 +49,7 @@ def write_report(conversion: Conversion, samples: Samples, path: Path) -> Conver
     document = conversion.to_json()
     intro = f"{samples.count} calibration samples ({escape(samples.kind)})"
     body = f"<p class='soft'>{intro}</p>" + (f"<p class='bad'>{escape(samples.warning)}</p>" if samples.warning else "")
+    body += _source(document["source"])
     path.write_text(page(f"{conversion.model}: bundles", body + profiles(document["bundles"])), encoding="utf-8")
     return replace(conversion, report=path)
 
@@ -87,6 +88,34 @@ def where_tag(where: str) -> str:
     return f"<span class='tag {escape(where)}'>{escape(where)}</span>"
 
 
+def _source(source: Any) -> str:
+    """Return what the framework that the model came from says of the imported graph; nothing for ONNX."""
+    warnings = "".join(f"<p class='bad'>{escape(text)}</p>" for text in source["warnings"])
+    if source["parity"] is None:
+        return warnings
+    rows = [
+        (
+            escape(name),
+            f"{entry['cosine_min']:.6f}",
+            "exact" if entry["sqnr_db"] is None else f"{entry['sqnr_db']:.1f} dB",
+            "-" if entry["agreement"] is None else f"{entry['agreement']:.4f}",
+            f"{entry['max_abs_error']:.3g}",
+        )
+        for name, entry in source["parity"]["outputs"].items()
+    ]
+    head = (
+        f"<p>Imported from {escape(source['framework'])} ({escape(source['kind'])}), which ran the same "
+        f"{source['parity']['samples']} samples itself:</p>"
+    )
+    return head + table(("Output", "Smallest cosine", "SQNR", "Equal", "Max error"), rows, numbers=(1, 2, 3, 4)) + warnings
+
+
+def _parts(parts: Mapping[str, Any]) -> str:
+    return "".join(
+        f"<h3>Part {escape(name)}</h3>{_bundle(part, escape(name) + '.edgert')}" for name, part in parts.items()
+    )
+
+
 def _profile(bundle: Mapping[str, Any]) -> str:
     head = f"<h2>{escape(bundle['profile'])}</h2>"
     if "error" in bundle:
@@ -94,6 +123,10 @@ def _profile(bundle: Mapping[str, Any]) -> str:
         text = f"<p class='bad'>No bundle.</p><pre>{escape(error['message'])}</pre>"
         text += f"<p>Remedy: {escape(error['remedy'])}</p>"
         return head + text + _candidates(bundle["candidates"])
+    return head + _bundle(bundle, escape(Path(bundle["path"]).name)) + _parts(bundle["parts"])
+
+
+def _bundle(bundle: Mapping[str, Any], name: str) -> str:
     rows = [_variant(variant) for variant in bundle["variants"]]
     names = [variant["name"] for variant in bundle["variants"]]
     marked = names.index(bundle["chosen"]) if bundle["chosen"] in names else -1
@@ -103,14 +136,13 @@ def _profile(bundle: Mapping[str, Any]) -> str:
         f"<p class='soft'>{escape(v['name'])}: {escape(v['note'])}</p>" for v in bundle["variants"] if v["note"]
     )
     return (
-        head
-        + f"<p>{escape(bundle['reason'])}</p>"
+        f"<p>{escape(bundle['reason'])}</p>"
         + table(header, rows, numbers=(3, 4, 5, 6, 7, 8, 9), marked=marked)
         + notes
         + warnings
         + _checks(bundle["variants"])
         + _candidates(bundle["candidates"])
-        + f"<p class='soft'><code>{escape(Path(bundle['path']).name)}</code>, {bundle['bytes'] / 1e6:.2f} MB, "
+        + f"<p class='soft'><code>{name}</code>, {bundle['bytes'] / 1e6:.2f} MB, "
         f"digest <code>{escape(bundle['digest'])}</code></p>"
     )
 
@@ -150,13 +182,14 @@ def _checks(variants: Sequence[Mapping[str, Any]]) -> str:
         (
             *(escape(variant["name"]), escape(check["provider"]), where_tag(check["where"]), str(check["samples"])),
             *(escape(name), f"{entry['cosine']:.6f}", f"{entry['cosine_min']:.6f}", f"{entry['max_abs_error']:.3g}"),
+            escape(check["reference"]),
             escape(check["note"]),
         )
         for variant in variants
         for check in variant["checks"]
         for name, entry in check["outputs"].items()
     ]
-    header = ("Variant", "Ran on", "Measured", "Samples", "Output", "Cosine", "Smallest", "Max error", "Note")
+    header = ("Variant", "Ran on", "Measured", "Samples", "Output", "Cosine", "Smallest", "Max error", "Against", "Note")
     body = table(header, rows, numbers=(3, 5, 6, 7))
     return f"<details><summary>Every comparison with the original</summary>{body}</details>"
 

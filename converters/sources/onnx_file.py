@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from converters.passes.check import check_model
 from converters.passes.raise_opset import OLDEST_OPSET
 from converters.passes.skeleton import KEEP_BYTES
+from converters.sources.child import digest_of
+from converters.sources.imported import Imported, Options
 from edgert.errors import BadInput
 
 NEWEST_OPSET = 26
@@ -25,7 +27,22 @@ NEWEST_IR_VERSION = 13
 _EXPORT = "export the model again, or download it again and compare its size"
 
 
-def load(path: Path) -> ir.Model:
+def matches(path: Path) -> bool:
+    """Return whether the file begins as ONNX does, or is called so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(2)
+    return path.suffix.lower() == ".onnx" or (start[:1] == b"\x08" and 0 < start[-1] <= 2 * NEWEST_IR_VERSION)
+
+
+def load(path: Path, options: Options) -> Imported:
+    """Check that the file is a whole ONNX model; it is used where it lies."""
+    read_model(path)
+    return Imported("onnx", path, digest_of(path))
+
+
+def read_model(path: Path) -> ir.Model:
     """Read an ONNX model and check that it is whole.
 
     Raises BadInput for a file that is not an ONNX model or is cut off, a graph without nodes or outputs, an opset or IR

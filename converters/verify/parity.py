@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgert.errors import BadInput, GateFailed, nearest
+from edgert.runtime.golden import is_label
 
 HUGE = float(np.finfo(np.float32).max)
 """The error where only one side is finite, or both are not and differ."""
@@ -19,6 +20,9 @@ SQUARE_FITS = 1e140
 """Vectors of larger numbers are scaled before they are squared, so that float64 holds the sum."""
 
 METRICS = ("cosine", "top1_agreement")
+
+LEAST_AGREEMENT = 0.99
+"""The least share of equal labels that an imported graph must have with its source."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class OutputParity:
     `cosine`: mean over samples of the cosine of the flattened outputs; `cosine_min` the smallest.
     `max_abs_error`: in the output's own unit. `top1_agreement`: share of rows (last axis) with the same argmax,
     None when the last axis has fewer than two entries.
+
+    Labels, which are text, bool and integers of 32 and 64 bits, have no distance: `agreement` is the share of equal
+    entries, None for other outputs; `cosine` and `cosine_min` are that share as well, `sqnr_db` is None, and
+    `max_abs_error` 1 where any entry differs. Integers of 8 and 16 bits are quantities: pixels, levels.
     """
 
     sqnr_db: float | None
@@ -38,15 +46,17 @@ class OutputParity:
     max_abs_error: float
     top1_agreement: float | None
     samples: int
+    agreement: float | None = None
 
     def to_json(self) -> dict[str, float | None]:
-        """Return the four figures of the command line's documents."""
+        """Return the figures of the command line's documents."""
         return {
             "sqnr_db": self.sqnr_db,
             "cosine": self.cosine,
             "cosine_min": self.cosine_min,
             "max_abs_error": self.max_abs_error,
             "top1_agreement": self.top1_agreement,
+            "agreement": self.agreement,
         }
 
 
@@ -59,6 +69,9 @@ class _Sums:
     max_abs_error: float = 0.0
     agreed: int = 0
     rows: int = 0
+    equal: int = 0
+    entries: int = 0
+    is_label: bool = False
     samples: int = 0
 
 
@@ -77,8 +90,8 @@ class ParityMeter:
                     f"output '{name}' has shape {list(seen.shape)} where the original gives {list(expected.shape)}",
                     "report this: a conversion must not change an output's shape",
                 )
-            if expected.dtype.kind in "biuf":
-                _add_sample(self._sums.setdefault(name, _Sums()), expected, seen)
+            sums = self._sums.setdefault(name, _Sums(is_label=is_label(expected)))
+            (_add_labels if sums.is_label else _add_sample)(sums, expected, seen)
 
     def result(self) -> dict[str, OutputParity]:
         """Return the parity of each output so far."""
@@ -94,11 +107,34 @@ def gate_value(parity: Mapping[str, OutputParity], metric: str) -> float:
         close = nearest(metric, METRICS)
         raise BadInput(f"unknown metric '{metric}'", f"did you mean '{close}'?" if close else f"use one of {METRICS}")
     if metric == "cosine":
-        return min((entry.cosine for entry in parity.values()), default=1.0)
+        return min((entry.cosine for entry in parity.values()), default=1.0)  # of labels it is the share of equal ones
     shares = [entry.top1_agreement for entry in parity.values() if entry.top1_agreement is not None]
     if not shares:
         raise BadInput("no output has two or more entries on its last axis", "use --metric cosine")
     return min(shares)
+
+
+def below(parity: Mapping[str, OutputParity], sqnr_db: float) -> list[str]:
+    """Say of each output that is not as near as `sqnr_db` asks what it has; labels must be equal in 99 of 100 entries.
+
+    An empty list says that all are.
+    """
+    told = []
+    for name, entry in parity.items():
+        if entry.agreement is not None:
+            if entry.agreement < LEAST_AGREEMENT:
+                told.append(f"'{name}' has {entry.agreement:.1%} equal labels")
+        elif entry.sqnr_db is not None and entry.sqnr_db < sqnr_db:
+            told.append(f"'{name}' has {entry.sqnr_db:.1f} dB")
+    return told
+
+
+def _add_labels(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
+    text = expected.dtype.kind not in "biu"
+    same = (expected.astype(np.str_) == seen.astype(np.str_)) if text else (expected == seen)
+    sums.equal += int(np.count_nonzero(same))
+    sums.entries += int(expected.size)
+    sums.samples += 1
 
 
 def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
@@ -148,6 +184,9 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _finish(sums: _Sums) -> OutputParity:
+    if sums.is_label:
+        share = sums.equal / sums.entries if sums.entries else 1.0
+        return OutputParity(None, share, share, float(share < 1.0), None, sums.samples, agreement=share)
     sqnr = None
     if sums.noise > 0.0:
         share = min(sums.signal, LARGEST) / min(sums.noise, LARGEST)

@@ -24,7 +24,25 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 @click.option(
     "-o", "--output", default=".", type=click.Path(path_type=Path), show_default=True, help="Folder for the bundles."
 )
-@click.option("--calibration", help="Required: a folder of images or arrays, .npz/.npy, module:function, or random.")
+@click.option(
+    "--calibration", help="A folder of images, sounds, .txt or arrays, one such file, module:function, or random."
+)
+@click.option("--source", metavar="KIND", help="What MODEL is, where its content does not tell; see below.")
+@click.option("--task", help="What a Hugging Face model is for, where its config does not tell.")
+@click.option("--factory", metavar="MODULE:FUNCTION", help="Makes the torch module that a state_dict is for.")
+@click.option("--submodule", metavar="NAME", help="The part of a TorchScript module that is meant.")
+@click.option(
+    "--dynamic",
+    "dynamics",
+    multiple=True,
+    metavar="NAME=DIMS",
+    help="Keep PyTorch dims free, as x=batch,,; repeatable.",
+)
+@click.option("--trust-pickle", is_flag=True, help="Load a pickle or joblib file, which may run any code in it.")
+@click.option("--parity", "parity_db", type=float, help="Least SQNR in dB against the model's own framework [40].")
+@click.option(
+    "--classes", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Class names: JSON list or lines."
+)
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Fix an input's shape, as x=1,3,48,320; repeatable."
 )
@@ -48,6 +66,14 @@ def convert(
     profiles: tuple[str, ...],
     output: Path,
     calibration: str | None,
+    source: str | None,
+    task: str | None,
+    factory: str | None,
+    submodule: str | None,
+    dynamics: tuple[str, ...],
+    trust_pickle: bool,
+    parity_db: float | None,
+    classes: Path | None,
     shapes: tuple[str, ...],
     images: tuple[str, ...],
     precision: str,
@@ -61,22 +87,23 @@ def convert(
     threads: int,
     as_json: bool,
 ) -> int:
-    """Turn MODEL (ONNX) into verified bundles, one per profile, and a report; nothing unverified is written.
+    """Turn MODEL into verified bundles, one per profile, and a report; nothing unverified is written.
+
+    MODEL is told from its content: onnx, tflite, huggingface (a folder), paddle, tensorflow (SavedModel, .keras, .h5,
+    .pb), sklearn (.joblib, XGBoost, LightGBM), pytorch (.pt2, TorchScript, a state_dict with --factory); or
+    module:function with --source. `edgert sources list` shows which of their frameworks are installed.
 
     Image rules say how pictures become input: color=rgb|bgr|gray, mean=…, std=… (of pixel values 0..255; three
-    numbers joined by /), resize=stretch|pad|crop; they go into the bundle, so that `edgert run` does the same.
+    numbers joined by /), resize=stretch|pad|crop, filter=bilinear|bicubic|…, shortest_edge=…; they go into the bundle,
+    so that `edgert run` does the same.
 
     \b
     Example:
       edgert convert model.onnx -p snapdragon-8-gen-3 -p raspberry-pi-5 --calibration images/ -o bundles/
+      edgert convert minilm-folder/ -p raspberry-pi-5
       edgert convert rec.onnx -p x86-avx2 --calibration lines/ --shape x=1,3,48,320 \\
           --image color=bgr,mean=127.5,std=127.5,resize=pad
     """
-    if calibration is None:
-        raise UsageError(
-            "no --calibration given: without samples neither ranges nor accuracy can be measured",
-            "give a folder of images, .npz or .npy files, or --calibration random for a first try",
-        )
     _require_extra()
     converter: Any = importlib.import_module("converters.pipeline")
     progress = ProgressLine()
@@ -89,7 +116,7 @@ def convert(
                 calibration=calibration,
                 output=output,
                 shapes=dict(parse_shape(text) for text in shapes),
-                images=parse_images(images, model),
+                images=parse_images(images),
                 precision=precision,
                 max_drop=max_drop,
                 metric=metric,
@@ -99,6 +126,14 @@ def convert(
                 threads=threads,
                 samples=samples,
                 emulator_samples=emulator_samples,
+                source=source,
+                task=task,
+                dynamic=dict(parse_dynamic(text) for text in dynamics),
+                factory=factory,
+                submodule=submodule,
+                trust_pickle=trust_pickle,
+                parity_db=parity_db,
+                classes=classes,
                 progress=progress,
             )
     finally:
@@ -124,22 +159,24 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
-def parse_images(texts: Sequence[str], model: Path) -> dict[str, ImageSpec]:
-    """Parse `[NAME:]RULES`; without a name they belong to the model's only input."""
+def parse_dynamic(text: str) -> tuple[str, tuple[str, ...]]:
+    """Parse `NAME=batch,,width`: a name for each free dimension, nothing for a fixed one."""
+    name, _, dims = text.partition("=")
+    names = tuple(part.strip() for part in dims.split(","))
+    if not name or not any(names) or not all(part.isidentifier() for part in names if part):
+        raise UsageError(
+            f"--dynamic '{text}' is not NAME=DIMS with a word for each free one", "as in --dynamic x=batch,,"
+        )
+    return name, names
+
+
+def parse_images(texts: Sequence[str]) -> dict[str, ImageSpec]:
+    """Parse `[NAME:]RULES`; rules without a name, under "", belong to the model's only input."""
     found: dict[str, ImageSpec] = {}
     for text in texts:
-        head, colon, rules = text.rpartition(":")
-        name = head if colon else _only_input(model)
-        found[name] = parse_image_spec(rules)
+        head, _, rules = text.rpartition(":")
+        found[head] = parse_image_spec(rules)
     return found
-
-
-def _only_input(model: Path) -> str:
-    inputs = importlib.import_module("converters.sources.onnx_file").load(model).graph.inputs
-    names = [str(value.name) for value in inputs if not value.is_initializer()]
-    if len(names) != 1:
-        raise UsageError(f"the model has the inputs {', '.join(names)}", "say which one: --image NAME:color=…")
-    return names[0]
 
 
 def _require_extra() -> None:
@@ -151,22 +188,35 @@ def _require_extra() -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
+    parity = document["source"].get("parity")
+    if parity:
+        worst = min(
+            (entry["sqnr_db"] for entry in parity["outputs"].values() if entry["sqnr_db"] is not None), default=None
+        )
+        how = "equal to the bit" if worst is None else f"SQNR {worst:.1f} dB at least"
+        click.echo(f"source: {parity['note']}; the imported graph is the same on {parity['samples']} samples, {how}")
     for bundle in document["bundles"]:
         click.echo(f"\n{bundle['profile']}")
         if "error" in bundle:
             click.echo(f"  failed: {bundle['error']['message']}\n  remedy: {bundle['error']['remedy']}")
             continue
-        rows = [_row(variant, bundle["chosen"]) for variant in bundle["variants"]]
-        header = ("", "variant", "provider", "nodes", "size", "cosine", "top-1", "latency", "where")
-        click.echo(table(header, rows))
-        click.echo(f"  {bundle['reason']}")
-        for warning in bundle["warnings"]:
-            click.secho(f"  WARNING: {warning}", fg="yellow", bold=True)
-        click.echo(
-            f"  {bundle['path']}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}"
-        )
+        _print_bundle(bundle)
+        for name, part in bundle["parts"].items():
+            click.echo(f"  part {name}")
+            _print_bundle(part)
     if document["report"]:
         click.echo(f"\nreport: {document['report']}")
+
+
+def _print_bundle(bundle: dict[str, Any]) -> None:
+    rows = [_row(variant, bundle["chosen"]) for variant in bundle["variants"]]
+    header = ("", "variant", "provider", "nodes", "size", "cosine", "top-1", "latency", "where")
+    click.echo(table(header, rows))
+    click.echo(f"  {bundle['reason']}")
+    for warning in bundle["warnings"]:
+        click.secho(f"  WARNING: {warning}", fg="yellow", bold=True)
+    where = bundle["path"] or "in the bundle"
+    click.echo(f"  {where}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}")
 
 
 def _row(variant: dict[str, Any], chosen: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class GoldenVector:
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """How the check went: samples checked, the least cosine per output, the first failure ("" if passed)."""
+    """How the check went: samples checked, the least nearness per output (see `compare`), the first failure or ""."""
 
     checked: int
     cosine: Mapping[str, float]
@@ -95,7 +95,7 @@ def check_golden(session: Runner, bundle: Bundle, variant: str, *, limit: int | 
     """Run the first `limit` golden vectors (None: all) and compare with what the manifest asks of `variant`.
 
     An output fails when its shape differs, when it is not finite where the original is, or when its cosine to
-    the original is below the limit. An error of the session is a failure too.
+    the original, of labels the share of equal ones, is below the limit. An error of the session is a failure too.
     """
     seen: dict[str, float] = {}
     least = bundle.manifest.golden.min_cosine.get(variant)
@@ -113,24 +113,34 @@ def check_golden(session: Runner, bundle: Bundle, variant: str, *, limit: int | 
             value, defect = compare(outputs[name], expected)
             seen[name] = min(value, seen.get(name, 1.0))
             if not defect and value < least:
-                defect = f"has cosine {value:.4f}, at least {least:g} is allowed"
+                measure = "equal labels" if is_label(expected) else "cosine"
+                defect = f"has {measure} {value:.4f}, at least {least:g} is allowed"
             if defect:
                 return GoldenResult(index, seen, f"golden vector {index}: output '{name}' {defect}")
     return GoldenResult(len(vectors), seen)
 
 
 def compare(got: Array, expected: Array) -> tuple[float, str]:
-    """Return the cosine of two outputs, -1..1, and what makes them incomparable ("" when nothing does)."""
+    """Return the nearness of two outputs and what makes them incomparable ("" when nothing does).
+
+    It is their cosine, -1..1, and of labels (`is_label`) the share of equal ones, 0..1.
+    """
     if got.shape != expected.shape:
         return 0.0, f"has shape {list(got.shape)}, {list(expected.shape)} is expected"
-    if expected.dtype.kind not in "biuf" or got.dtype.kind not in "biuf":
-        same = bool(np.array_equal(got.astype(str), expected.astype(str)))
-        return float(same), "" if same else "differs from the original"
+    if is_label(expected) or got.dtype.kind not in "biuf":
+        text = expected.dtype.kind not in "biuf" or got.dtype.kind not in "biuf"
+        same = (got.astype(np.str_) == expected.astype(np.str_)) if text else (got == expected)
+        return float(np.mean(same)) if expected.size else 1.0, ""
     left, right = (array.astype(np.float64).ravel() for array in (got, expected))
     finite = np.isfinite(right)
     if not np.array_equal(np.isfinite(left), finite):
         return 0.0, "is not finite where the original is"
     return cosine(left[finite], right[finite]), ""
+
+
+def is_label(array: Array) -> bool:
+    """Return whether the entries are names of something, with no distance: text, bool, integers of 32 and 64 bits."""
+    return array.dtype.kind not in "iufc" or (array.dtype.kind in "iu" and array.dtype.itemsize >= 4)
 
 
 def cosine(left: Array, right: Array) -> float:

@@ -18,6 +18,7 @@ from edgert.image_spec import ImageSpec
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_MAX_RESIZED_PIXELS = 100_000_000  # of a picture whose shorter side is resized: its longer one may be of any length
 _SHAPE_REMEDY = "give --shape NAME=DIMS with the picture's height and width, as in --shape x=1,3,224,224"
 
 
@@ -41,7 +42,7 @@ def default_image_spec(shape: Sequence[int | str | None], dtype: str) -> ImageSp
 def load_image(path: Path, spec: ImageSpec, shape: Sequence[int | str | None], dtype: str) -> NDArray[Any]:
     """Return the picture as an array of `shape` and `dtype`.
 
-    The layout is NCHW or NHWC, by where the channels are; N is 1. Resizing is bilinear. BadInput when the
+    The layout is NCHW or NHWC, by where the channels are; N is 1. BadInput when the
     file is not an 8-bit picture, or when the shape has no room for it; MissingExtra without Pillow.
     """
     channels_axis, height, width = _layout(path, spec, shape)
@@ -88,10 +89,29 @@ def _read_pixels(path: Path, spec: ImageSpec, height: int, width: int) -> NDArra
             image = ops.exif_transpose(opened).convert("L" if spec.color == "gray" else "RGB")
     except broken as exc:
         raise BadInput(f"'{path}' cannot be read as a picture: {exc}", "give a whole PNG, JPEG or WebP file") from exc
-    box, size = _fit(image.size, (width, height), spec.resize)
-    resized = image.resize(size, image_module.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(resized, np.uint8).reshape(size[1], size[0], spec.channels)
+    resized = _resize(image, spec, (width, height), image_module.Resampling[spec.filter.upper()], path)
+    pixels = np.asarray(resized, np.uint8).reshape(resized.height, resized.width, spec.channels)
     return pixels[:, :, ::-1] if spec.color == "bgr" else pixels
+
+
+def _resize(image: Any, spec: ImageSpec, want: tuple[int, int], resampling: Any, path: Path) -> Any:
+    """Return the picture resized for an area of `want`, (width, height); "pad" leaves it smaller."""
+    if not spec.shortest_edge:
+        box, size = _fit(image.size, want, spec.resize)
+        return image.resize(size, resampling, box=box)
+    size = _with_shortest_edge(image.size, spec.shortest_edge)
+    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+        message = f"'{path}' has {image.width} x {image.height} pixels, too narrow to resize its shorter side"
+        raise BadInput(f"{message} to {spec.shortest_edge}", "cut the picture")
+    left, top = ((have - room) // 2 for have, room in zip(size, want, strict=True))
+    # Where the picture is smaller than the area, Pillow's crop leaves black around it, as Hugging Face does.
+    return image.resize(size, resampling).crop((left, top, left + want[0], top + want[1]))
+
+
+def _with_shortest_edge(have: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Return the size (width, height) that keeps the ratio; the longer side is rounded down as torchvision does."""
+    longer = int(edge * max(have) / min(have))
+    return (edge, longer) if have[0] <= have[1] else (longer, edge)
 
 
 def _fit(

@@ -1,4 +1,4 @@
-"""Arrays from the items of a command line and to files: `.npz`, `.npy`, `.json`, pictures, numbers.
+"""Arrays from the items of a command line and to files: `.npz`, `.npy`, `.json`, pictures, numbers, text.
 
 Reading array files is left to `arrays`, decoding pictures to `images`; whether an array fits
 the model is found out by `Session.run`.
@@ -22,7 +22,7 @@ from edgert.runtime.arrays import read_npy, read_npz, storable
 
 Array = np.ndarray[Any, Any]
 
-_FORMS = "give FILE.npz, FILE.npy, a picture, NAME=FILE.npy, NAME=PICTURE or NAME=NUMBER"
+_FORMS = "give FILE.npz, FILE.npy, a picture, NAME=FILE.npy, NAME=PICTURE, NAME=NUMBER or NAME=TEXT"
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -30,19 +30,31 @@ def read_inputs(items: Sequence[Path | str], inputs: Sequence[TensorSpec]) -> di
     """Return one array per input of the model, from the items of a command line.
 
     An item is an `.npz` whose keys are input names, or one array for one input: an `.npy`, a picture (shaped
-    as the input's ImageSpec says) or a number, with `NAME=` before it where the model has several inputs.
+    as the input's ImageSpec says), a number, or text for an input of dtype str, with `NAME=` before it where the model
+    has several inputs.
     BadInput names the file; UsageError when an input is given twice or not at all.
     """
+    feeds = read_items(items, inputs)
+    check_complete(feeds, inputs)
+    return feeds
+
+
+def read_items(items: Sequence[Path | str], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return the arrays of the inputs that the items give, as `read_inputs` does; others may be missing."""
     feeds: dict[str, Array] = {}
     for item in items:
         for name, array in _read_item(str(item), inputs).items():
             if name in feeds:
                 raise UsageError(f"input '{name}' is given twice, the second time by '{item}'", _FORMS)
             feeds[name] = array
+    return feeds
+
+
+def check_complete(feeds: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> None:
+    """Raise UsageError when an input of the model is not among the feeds."""
     missing = [spec.name for spec in inputs if spec.name not in feeds]
     if missing:
         raise UsageError(f"input '{missing[0]}' is not given", f"add {missing[0]}=FILE.npy; {_FORMS}")
-    return feeds
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> dict[str, Path]:
@@ -158,6 +170,8 @@ def _read_value(value: str, spec: TensorSpec) -> Array:
     path = Path(value)
     if path.suffix.lower() == ".npy":
         return read_npy(path)
+    if spec.dtype == "str":
+        return _text(value, spec)
     if _is_picture(path):
         return _read_picture(path, spec)
     number = _number(value, spec)
@@ -191,6 +205,14 @@ def _number(text: str, spec: TensorSpec) -> Array | None:
         return np.full([1] * len(spec.shape), value, dtype=spec.dtype)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _text(text: str, spec: TensorSpec) -> Array:
+    """Return one text as an array of the input's rank."""
+    if any(isinstance(size, int) and size != 1 for size in spec.shape):
+        message = f"input '{spec.name}' takes text of shape {list(spec.shape)}, one text does not fill it"
+        raise BadInput(message, f"write an array of text: {spec.name}=FILE.npy")
+    return np.full([1] * len(spec.shape), text, object)
 
 
 def _file_stems(names: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ What may run where is decided in `placement`; reading input files is left to `in
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -50,15 +51,29 @@ class Choice:
     fallback: Mapping[str, str] | None
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller of `load` asked for."""
+
+    device: str
+    threads: int
+    spin: bool
+    strict: bool
+    check_golden: bool
+
+
 class Model:
     """A bundle that runs; made by `load`. `run` may be called from several threads at once."""
 
-    def __init__(self, bundle: Bundle, choice: Choice, asked: str) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice, wish: _Wish) -> None:
         self.bundle = bundle
         self.inputs: tuple[TensorSpec, ...] = bundle.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = bundle.manifest.outputs
         self._session = choice.session
-        self._explanation = _explanation(bundle, choice, asked)
+        self._explanation = _explanation(bundle, choice, wish.device)
+        self._wish = wish
+        self._parts: dict[str, Model] = {}
+        self._opening = threading.Lock()
         self._running: deque[None] = deque()  # one entry per run under way; appending and popping need no lock
         self._closed = False
 
@@ -75,6 +90,22 @@ class Model:
         finally:
             self._running.pop()
 
+    def part(self, name: str) -> "Model":
+        """Return the model of a part, such as the decoder of speech to text, open as this one is until this one closes.
+
+        It is opened when it is first asked for, with the device, threads and strictness of this model; a signature
+        of this bundle is one of its parts. Raises what `load` raises, and UsageError for a part that is not there.
+        """
+        parts = self.bundle.manifest.parts
+        if name not in parts:
+            raise UsageError(f"the bundle has no part '{name}'", f"it has: {', '.join(parts) or 'none'}")
+        with self._opening:
+            if self._closed:
+                raise UsageError("the model is closed", "load it again")
+            if name not in self._parts:
+                self._parts[name] = _load(open_bundle(self.bundle.file(parts[name])), self._wish)
+            return self._parts[name]
+
     def explain(self) -> dict[str, Any]:
         """Return what runs where and why, as a plain dictionary for JSON.
 
@@ -88,11 +119,14 @@ class Model:
         }
 
     def close(self) -> None:
-        """Wait for the runs that are under way, then release the model. Closing twice is harmless."""
-        self._closed = True
+        """Wait for the runs that are under way, then release the model and its parts. Closing twice is harmless."""
+        with self._opening:
+            self._closed = True
         while self._running:
             time.sleep(DRAIN_CHECK_S)
         self._session.close()
+        for part in self._parts.values():
+            part.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,10 +160,14 @@ def load(
     """
     check_device(device)
     bundle = open_bundle(path, trusted_keys=trusted_keys)
-    found = _find_devices(bundle.manifest, device)
+    return _load(bundle, _Wish(device, threads, spin, strict, check_golden))
+
+
+def _load(bundle: Bundle, wish: _Wish) -> Model:
+    found = _find_devices(bundle.manifest, wish.device)
     devices = [item for item in found if isinstance(item, ProviderDevice)]
-    ranking = rank(bundle.manifest, devices, [item for item in found if isinstance(item, Absent)], device)
-    choice = _choose(bundle, ranking, _Wish(device, threads, spin, strict, check_golden))
+    ranking = rank(bundle.manifest, devices, [item for item in found if isinstance(item, Absent)], wish.device)
+    choice = _choose(bundle, ranking, wish)
     if choice.fallback:
         log.warning(
             "%s: %s on %s is used instead of %s on %s: %s",
@@ -140,7 +178,7 @@ def load(
             choice.fallback["from"],
             choice.fallback["reason"],
         )
-    return Model(bundle, choice, device)
+    return Model(bundle, choice, wish)
 
 
 def _find_devices(manifest: Manifest, device: str) -> list[ProviderDevice | Absent]:
@@ -148,17 +186,6 @@ def _find_devices(manifest: Manifest, device: str) -> list[ProviderDevice | Abse
     wanted = [item for item in manifest.placements if device != "cpu" or item.processor == "cpu"]
     emulated = {item.provider: item.processor == device for item in wanted}
     return [find_device(provider, allow_emulated=allowed) for provider, allowed in emulated.items()]
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What the caller of `load` asked for."""
-
-    device: str
-    threads: int
-    spin: bool
-    strict: bool
-    check_golden: bool
 
 
 def _choose(bundle: Bundle, ranking: Ranking, wish: _Wish) -> Choice:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from converters.sources.onnx_file import load
+from converters.sources.onnx_file import read_model
 from edgert.errors import BadInput
 
 
@@ -46,14 +46,14 @@ def with_external_data(folder: Path, **entries: str) -> Path:
 
 def refused(path: Path, message: str) -> BadInput:
     with pytest.raises(BadInput, match=message) as caught:
-        load(path)
+        read_model(path)
     assert caught.value.remedy
     return caught.value
 
 
 def test_model_is_loaded_with_its_weights(tmp_path):
     """What was saved is what is read."""
-    model = load(saved(tmp_path, matmul()))
+    model = read_model(saved(tmp_path, matmul()))
     assert [node.op_type for node in model.graph] == ["MatMul"]
     weight = model.graph.initializers["w"].const_value
     assert weight is not None
@@ -62,7 +62,7 @@ def test_model_is_loaded_with_its_weights(tmp_path):
 
 def test_external_weights_are_mapped_and_not_copied(tmp_path):
     """The tensor reads from the file when it is asked for."""
-    model = load(with_external_data(tmp_path))
+    model = read_model(with_external_data(tmp_path))
     weight = model.graph.initializers["w"].const_value
     assert isinstance(weight, ir.ExternalTensor)
     assert weight.raw is None
@@ -189,7 +189,7 @@ def test_operators_of_other_domains_are_left_to_later_steps(tmp_path):
     model = matmul()
     model.graph.node[0].domain = "somebody.else"
     model.opset_import.append(helper.make_opsetid("somebody.else", 1))
-    assert [node.domain for node in load(saved(tmp_path, model)).graph] == ["somebody.else"]
+    assert [node.domain for node in read_model(saved(tmp_path, model)).graph] == ["somebody.else"]
 
 
 @pytest.mark.parametrize("opset", [27, 99])

@@ -84,6 +84,50 @@ def test_load_image_of_any_ratio_fits(tmp_path: Path, resize: str, size: tuple[i
     assert values.max() == 1.0
 
 
+PATTERN = (np.add.outer(np.arange(5) * 37, np.arange(7) * 53)[:, :, None] * np.array([1, 2, 3]) % 256).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "height", "expected"),
+    [
+        (
+            ImageSpec(std=(1.0,), resize="crop", filter="bicubic", shortest_edge=4),
+            3,
+            [
+                [[88, 180, 138], [135, 214, 117], [186, 105, 63]],
+                [[152, 114, 117], [125, 152, 150], [147, 101, 153]],
+                [[108, 172, 102], [79, 132, 188], [137, 100, 163]],
+            ],
+        ),
+        (
+            ImageSpec(std=(1.0,), filter="bicubic"),
+            2,
+            [
+                [[73, 170, 88], [163, 119, 131]],
+                [[119, 135, 120], [151, 137, 134]],
+                [[93, 139, 130], [155, 132, 130]],
+            ],
+        ),
+    ],
+    ids=["clip", "vit"],
+)
+def test_load_image_equals_what_transformers_gave(
+    tmp_path: Path, spec: ImageSpec, height: int, expected: list[object]
+) -> None:
+    """The pixels are those of CLIPImageProcessor and ViTImageProcessor of transformers 4.57.6, 7 x 5 pixels in."""
+    Image.fromarray(PATTERN).save(tmp_path / "p.png")
+    values = load_image(tmp_path / "p.png", spec, (1, 3, height, 3), "float32")
+    np.testing.assert_array_equal(values[0], expected)
+
+
+def test_load_image_with_a_shortest_edge_and_a_needle_is_refused(tmp_path: Path) -> None:
+    """A picture that is one pixel wide would become billions of pixels."""
+    Image.new("L", (1, 60_000)).save(tmp_path / "needle.png")
+    spec = ImageSpec("gray", resize="crop", shortest_edge=256)
+    with pytest.raises(BadInput, match=r"needle\.png.* 1 x 60000"):
+        load_image(tmp_path / "needle.png", spec, (1, 1, 224, 224), "float32")
+
+
 def test_load_image_turns_as_the_camera_says(tmp_path: Path) -> None:
     """The orientation in the picture's metadata is obeyed."""
     pixels = np.zeros((4, 8), np.uint8)

@@ -197,3 +197,27 @@ def test_summarise_gives_figures_that_json_can_hold() -> None:
     assert (summary["map"]["min"], summary["map"]["mean"], summary["map"]["top1"]) == (1.0, 2.0, None)
     assert (summary["text"]["dtype"], summary["text"]["mean"]) == ("str", None)
     assert summary["none"]["min"] is None
+
+
+@pytest.mark.parametrize("text", ["a sentence", "42", "", "photo.png", "a=b"])
+@pytest.mark.parametrize("shape", [("rows", 1), (1,), ()])
+def test_read_inputs_text_for_an_input_of_text_is_that_text(text: str, shape: tuple[int | str, ...]) -> None:
+    """NAME=TEXT is one text of the input's rank, whatever it looks like."""
+    array = read_inputs([f"t={text}"], [TensorSpec("t", "str", shape)])["t"]
+    assert array.shape == (1,) * len(shape)
+    assert array.ravel().tolist() == [text]
+
+
+def test_read_inputs_text_from_array_files_is_read(tmp_path: Path) -> None:
+    """Text lies in `.npy` and `.npz` as numpy's dtype U."""
+    texts = np.array([["a"], ["bc"]])
+    np.savez(tmp_path / "t.npz", t=texts)
+    spec = TensorSpec("t", "str", ("rows", 1))
+    for item in (tmp_path / "t.npz", f"t={save(tmp_path / 't.npy', texts)}"):
+        assert read_inputs([item], [spec])["t"].tolist() == [["a"], ["bc"]]
+
+
+def test_read_inputs_one_text_for_a_fixed_number_of_texts_is_bad_input() -> None:
+    """One text does not become three."""
+    with pytest.raises(BadInput, match="one text does not fill it"):
+        read_inputs(["t=a"], [TensorSpec("t", "str", (3, 1))])

@@ -12,7 +12,7 @@ import pytest
 from converters.graphs import NORMALISE, SPEED
 from converters.passes.check import check_model
 from converters.passes.set_shapes import set_input_shapes, unresolved
-from converters.sources.onnx_file import load
+from converters.sources.onnx_file import read_model
 from tests.converters.passes.graphs import CPU, NPU, interface
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -63,7 +63,7 @@ def test_passes_keep_outputs_and_interface_of_a_real_model(
 ) -> None:
     """Outputs agree to 1e-4 of the largest, names and order are the same, and a second round changes nothing."""
     path = model_path(model_id)
-    model = load(path)
+    model = read_model(path)
     names, metadata = interface(model), dict(model.metadata_props)
     static = kind == "npu, static" and model_id != NEVER_STATIC
     profile = NPU if kind == "npu, static" else CPU
@@ -81,7 +81,7 @@ def test_passes_keep_outputs_and_interface_of_a_real_model(
 
 def test_rec_has_no_spelled_out_activation_left(model_path: Callable[[str], Path]) -> None:
     """In the recogniser every hard-swish, batch norm and layer norm is one of the forms that ONNX Runtime fuses."""
-    model = load(model_path("ppocr-rec"))
+    model = read_model(model_path("ppocr-rec"))
     optimise(model, CPU, SHAPES["ppocr-rec"])
     left = {node.op_type for node in model.graph.all_nodes()}
     assert not left & {"Clip", "Div", "BatchNormalization", "Sqrt", "Pow", "Shape", "Identity"}
@@ -89,7 +89,7 @@ def test_rec_has_no_spelled_out_activation_left(model_path: Callable[[str], Path
 
 def test_magika_has_no_spelled_out_softmax_or_layer_norm_left(model_path: Callable[[str], Path]) -> None:
     """Its sums of squares overflow float16 and integers lose their differences: on an NPU the result was noise."""
-    model = load(model_path("magika"))
+    model = read_model(model_path("magika"))
     optimise(model, NPU, SHAPES["magika"])
     left = Counter(node.op_type for node in model.graph.all_nodes())
     assert (left["LayerNormalization"], left["Softmax"], left["Transpose"]) == (2, 1, 1)
