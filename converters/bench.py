@@ -11,8 +11,8 @@ from pathlib import Path
 
 from converters.generation import Generation
 from converters.job import Shared
-from converters.request import Request
 from converters.missing_values import takes_missing
+from converters.request import Request
 from converters.samples import Samples, Source, open_samples
 from converters.source_parity import check_source
 from converters.sources.imported import Imported

@@ -15,6 +15,7 @@ from converters.passes.fuse_layer_norm import fuse_layer_norm
 from converters.passes.fuse_softmax import fuse_softmax
 from converters.passes.infer_shapes import infer_shapes
 from converters.passes.lift_constants import lift_constants
+from converters.passes.prelu_as_conv import prelu_as_conv
 from converters.passes.raise_opset import raise_opset
 from converters.passes.remove_no_ops import remove_no_ops
 from converters.passes.result import PassResult
@@ -36,6 +37,7 @@ SPEED: tuple[Pass, ...] = (
     fold_affine,
     affine_as_conv,
     fuse_layer_norm,
+    prelu_as_conv,
     remove_no_ops,
     fold_constants,
     infer_shapes,

@@ -43,9 +43,7 @@ class PartFile:
     warning: str = ""
 
 
-def pack(
-    job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequence[PartFile] = ()
-) -> BundleReport:
+def pack(job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequence[PartFile] = ()) -> BundleReport:
     """Fill the folder `staging`, which holds the `parts` only, turn it into the bundle at `destination`, report it."""
     job.progress("writing the bundle")
     for name, path in job.shared.imported.files.items():

@@ -160,8 +160,8 @@ def _count_words(categories: dict[str, _Categories], tensors: Mapping[str, np.nd
 
 
 def _entries(histograms: Mapping[str, _Histogram], words: Mapping[str, _Categories]) -> dict[str, object]:
-    counted = {name: item.to_json() for name, item in words.items() if not item.is_free}
-    return {name: item.to_json() for name, item in histograms.items()} | counted
+    entries: dict[str, object] = {name: item.to_json() for name, item in histograms.items()}
+    return entries | {name: item.to_json() for name, item in words.items() if not item.is_free}
 
 
 def _is_probability(values: np.ndarray) -> bool:

@@ -93,7 +93,7 @@ def check_source(
     if wrong:
         what = f"the part '{part}' of the imported graph" if part else "the imported graph"
         raise GateFailed(
-            f"{what} is not the model that {imported.framework} runs: {'; '.join(wrong)} (at least {least:g} dB is asked)",
+            f"{what} is not the model that {imported.framework} runs: {'; '.join(wrong)} ({least:g} dB are asked)",
             "try another version of the exporter or ONNX made by hand; --parity N lowers the bar, at your own risk",
         )
     return SourceCheck(imported.framework, inputs, outputs, parity, count)
@@ -103,5 +103,7 @@ def _pairs(samples: Path, outputs: Path, limit: int) -> Iterator[tuple[dict[str,
     for file in sorted(samples.glob("*.npz"))[:limit]:
         answer = outputs / file.name
         if not answer.is_file():
-            raise EnvironmentFailed(f"the source gave nothing for sample {file.stem}", "try again; report it if it stays")
+            raise EnvironmentFailed(
+                f"the source gave nothing for sample {file.stem}", "try again; report it if it stays"
+            )
         yield read_npz(file), read_npz(answer)

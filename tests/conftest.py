@@ -19,8 +19,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, with the reason, a test marked `shared` without that folder, and one marked `all_sources` without the word.
-    """
+    """Skip, with the reason, what is marked `shared` without that folder and `all_sources` outside its target."""
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         pytest.skip("the folder 'shared' is not beside this repository")
     if item.get_closest_marker("all_sources") and not os.environ.get("EDGERT_ALL_SOURCES"):

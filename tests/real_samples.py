@@ -96,6 +96,66 @@ def basic_pitch() -> Iterator[Sample]:
         yield {"serving_default_input_2:0": wave.astype(np.float32)[None, :, None]}
 
 
+def silero_vad_jit() -> Iterator[Sample]:
+    """Yield what `silero_vad` does, under the names of the TorchScript module."""
+    for sample in silero_vad():
+        yield {"x": sample["input"], "state": sample["state"]}
+
+
+def basic_pitch_source() -> Iterator[Sample]:
+    """Yield what `basic_pitch` does, under the name that its SavedModel and TFLite have for the input."""
+    for sample in basic_pitch():
+        yield {"input_2": next(iter(sample.values()))}
+
+
+def face_detection() -> Iterator[Sample]:
+    """Yield drawn faces, [1, 128, 128, 3] in -1..1."""
+    for face in _faces(128, seed=7):
+        yield {"input": (face / 127.5 - 1)[None]}
+
+
+def face_mesh() -> Iterator[Sample]:
+    """Yield drawn faces that fill the picture, [1, 192, 192, 3] in 0..1."""
+    for face in _faces(192, seed=8):
+        yield {"input_1": (face / 255)[None]}
+
+
+def wakeword() -> Iterator[Sample]:
+    """Yield random int8 features of 30 ms, [1, 3, 40], with states as such features leave them behind."""
+    random = np.random.default_rng(9)
+    states = {"10": (14, 64), "11": (16, 64), "6": (2, 40), "7": (2, 64), "8": (8, 64), "9": (12, 64)}
+    for _ in range(COUNT):
+        sample = {"input_audio": random.integers(-128, 128, (1, 3, 40)).astype(np.int8)}
+        for name, (length, width) in states.items():
+            values = random.integers(-128, 64, (1, length, 1, width))
+            sample[f"stream_{name}_states"] = values.astype(np.int8)
+        yield sample
+
+
+def _faces(size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield float32 [size, size, 3], 0..255: an oval with eyes, brows, nose and mouth, blurred, in noise."""
+    random = np.random.default_rng(seed)
+    for _ in range(COUNT):
+        image = Image.new("RGB", (256, 256), tuple(int(part) for part in random.integers(60, 200, 3)))
+        draw = ImageDraw.Draw(image)
+        x, y, wide = (int(part) for part in random.integers((70, 50, 90), (100, 80, 120)))
+        skin = tuple(int(part) for part in random.integers((170, 120, 90), (250, 200, 170)))
+        draw.ellipse((x, y, x + wide, y + 1.35 * wide), fill=skin)
+        for eye in (0.3, 0.7):
+            draw.ellipse((x + (eye - 0.1) * wide, y + 0.5 * wide, x + (eye + 0.1) * wide, y + 0.6 * wide), fill="white")
+            draw.ellipse(
+                (x + (eye - 0.05) * wide, y + 0.5 * wide, x + (eye + 0.05) * wide, y + 0.6 * wide), fill="black"
+            )
+            draw.line((x + (eye - 0.12) * wide, y + 0.42 * wide, x + (eye + 0.12) * wide, y + 0.4 * wide), "black", 4)
+        draw.polygon(
+            [(x + 0.5 * wide, y + 0.6 * wide), (x + 0.42 * wide, y + 0.85 * wide), (x + 0.58 * wide, y + 0.85 * wide)],
+            "brown",
+        )
+        draw.ellipse((x + 0.32 * wide, y + 0.98 * wide, x + 0.68 * wide, y + 1.1 * wide), fill="darkred")
+        small = image.filter(ImageFilter.GaussianBlur(1.5)).resize((size, size))
+        yield np.clip(np.asarray(small, np.float32) + random.normal(0, 4, (size, size, 3)), 0, 255).astype(np.float32)
+
+
 def _line(picture: Image.Image, width: int) -> np.ndarray:
     pixels = np.asarray(picture)[:, :width, ::-1].astype(np.float32)
     padded = np.zeros((48, width, 3), np.float32)

@@ -267,7 +267,11 @@ def test_device_profiles_hold_data_only() -> None:
         ("edgert/gadgets/thing.py", "", "no row in the table"),
         ("converters/pipeline.py", "def f():\n    import torch", "may not import 'torch' at all"),
         ("converters/sources/pytorch.py", "import protocol", "may not import 'protocol' at all"),
-        ("converters/sources/exporters/export_torch.py", "from edgert.errors import BadInput", "may not import 'edgert"),
+        (
+            "converters/sources/exporters/export_torch.py",
+            "from edgert.errors import BadInput",
+            "may not import 'edgert",
+        ),
     ],
 )
 def test_checker_given_a_bad_file_says_what_is_wrong(path: str, source: str, says: str) -> None:

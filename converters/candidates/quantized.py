@@ -15,9 +15,9 @@ from converters.candidates.accelerator import AcceleratorFailed, accelerator, no
 from converters.candidates.choice import Choice
 from converters.candidates.npu import require_static
 from converters.job import Job, Written
-from converters.passes.check import check_model
-from converters.passes.integer_activations import integer_activations
 from converters.passes.between_dq_and_q import between_dq_and_q
+from converters.passes.check import check_model
+from converters.passes.integer_types import integer_types
 from converters.request import Candidate, Check, VariantReport
 from edgert.errors import GateFailed, UsageError
 from edgert.manifest import Placement
@@ -27,7 +27,7 @@ from edgert.runtime.session import ProviderFailed, Session, UnsupportedNodes
 from edgert.runtime.timing import Latency
 
 LETTERS = {ir.DataType.UINT8: "u8", ir.DataType.INT8: "s8", ir.DataType.UINT16: "u16", ir.DataType.INT16: "s16"}
-PASSES = (between_dq_and_q, integer_activations)
+PASSES = (between_dq_and_q, integer_types)
 """What follows the passes of every model."""
 
 REASON = "the model came quantized, and keeps its scales"
@@ -177,9 +177,7 @@ def _candidate(variant: _Variant, gate: float | None, outcome: str) -> Candidate
     return Candidate(variant.precision, variant.name, gate, None, outcome)
 
 
-def _choice(
-    job: Job, variant: _Variant, reports: Sequence[VariantReport], placements: Sequence[Placement]
-) -> Choice:
+def _choice(job: Job, variant: _Variant, reports: Sequence[VariantReport], placements: Sequence[Placement]) -> Choice:
     gate = job.gate(reports[0].checks[0].outputs)
     return Choice(
         chosen=variant.name,

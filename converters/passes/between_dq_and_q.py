@@ -51,7 +51,12 @@ def _drop(node: ir.Node) -> bool:
     """Remove a Relu or Clip that only a Q reads whose integers end where it cuts, or sooner."""
     quantizer = _only_quantizer(node.outputs[0])
     bounds = _bounds(node)
-    if quantizer is None or bounds is None or node.inputs[0] is None or not can_stand_for(node.inputs[0], node.outputs[0]):
+    if (
+        quantizer is None
+        or bounds is None
+        or node.inputs[0] is None
+        or not can_stand_for(node.inputs[0], node.outputs[0])
+    ):
         return False
     scale, zero_point = scalar(quantizer.inputs[1]), _zero_point(quantizer)
     if scale is None or zero_point is None:
@@ -137,7 +142,12 @@ def _open(model: ir.Model, node: ir.Node) -> bool:
     """Put the Q that is behind a node, and its DQ, before it too, where its input comes from something else than a DQ."""
     output, source = node.outputs[0], node.inputs[0]
     quantizer = _only_quantizer(output)
-    if source is None or quantizer is None or source.dtype != ir.DataType.FLOAT or producer(source, "DequantizeLinear") is not None:
+    if (
+        source is None
+        or quantizer is None
+        or source.dtype != ir.DataType.FLOAT
+        or producer(source, "DequantizeLinear") is not None
+    ):
         return False
     parameters = quantizer.inputs[1:]
     first = ir.node("QuantizeLinear", [source, *parameters], name=fresh_name(model, f"{source.name}_Q"))
@@ -149,7 +159,12 @@ def _open(model: ir.Model, node: ir.Node) -> bool:
 
 
 def _after(
-    model: ir.Model, node: ir.Node, op_type: str, value: ir.Value, parameters: Sequence[ir.Value | None], like: ir.Value | None
+    model: ir.Model,
+    node: ir.Node,
+    op_type: str,
+    value: ir.Value,
+    parameters: Sequence[ir.Value | None],
+    like: ir.Value | None,
 ) -> ir.Value:
     """Insert a Q or DQ of `value` behind `node`, and return its output, typed and shaped as `like`."""
     made = ir.node(op_type, [value, *parameters], name=fresh_name(model, f"{value.name}_{op_type[0]}"))

@@ -25,6 +25,9 @@ _RANDOM = frozenset(
     ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
 
+_QUANTIZED = frozenset(("DequantizeLinear", "QuantizeLinear"))
+"""Integer weights stay integers: folding them into floats would undo the quantization that the model came with."""
+
 
 def fold_constants(model: ir.Model, profile: DeviceProfile) -> PassResult:
     """Fold constant expressions, a branch of an If whose condition is constant, repeated nodes and equal small weights.
@@ -75,7 +78,7 @@ def _should_fold(node: ir.Node) -> bool | None:
     if is_op(node, "ConstantOfShape"):
         shape = constant(node.inputs[0])
         return None if shape is None else math.prod(map(int, shape.reshape(-1))) <= MAX_FILL
-    if node.op_type in _RANDOM or any(value is not None and _is_default(value) for value in node.inputs):
+    if node.op_type in _RANDOM | _QUANTIZED or any(value is not None and _is_default(value) for value in node.inputs):
         return False
     return None
 

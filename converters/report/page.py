@@ -20,7 +20,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Liberation Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { margin: .35rem 0; } .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -107,7 +108,9 @@ def _source(source: Any) -> str:
         f"<p>Imported from {escape(source['framework'])} ({escape(source['kind'])}), which ran the same "
         f"{source['parity']['samples']} samples itself:</p>"
     )
-    return head + table(("Output", "Smallest cosine", "SQNR", "Equal", "Max error"), rows, numbers=(1, 2, 3, 4)) + warnings
+    return (
+        head + table(("Output", "Smallest cosine", "SQNR", "Equal", "Max error"), rows, numbers=(1, 2, 3, 4)) + warnings
+    )
 
 
 def _parts(parts: Mapping[str, Any]) -> str:
@@ -189,7 +192,18 @@ def _checks(variants: Sequence[Mapping[str, Any]]) -> str:
         for check in variant["checks"]
         for name, entry in check["outputs"].items()
     ]
-    header = ("Variant", "Ran on", "Measured", "Samples", "Output", "Cosine", "Smallest", "Max error", "Against", "Note")
+    header = (
+        "Variant",
+        "Ran on",
+        "Measured",
+        "Samples",
+        "Output",
+        "Cosine",
+        "Smallest",
+        "Max error",
+        "Against",
+        "Note",
+    )
     body = table(header, rows, numbers=(3, 5, 6, 7))
     return f"<details><summary>Every comparison with the original</summary>{body}</details>"
 

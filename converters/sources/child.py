@@ -68,7 +68,13 @@ def export(kind: str, script: str, names: Sequence[str], path: Path, options: Op
     _call(python, script, request, options)
 
     def rerun(samples: Path, outputs: Path, part: str) -> None:
-        again = {**request, "verb": "run", "samples": str(samples.resolve()), "out": str(outputs.resolve()), "part": part}
+        again = {
+            **request,
+            "verb": "run",
+            "samples": str(samples.resolve()),
+            "out": str(outputs.resolve()),
+            "part": part,
+        }
         _call(python, script, again, options)
 
     sha256 = digest_of(path) if path.exists() else digest_of(out)

@@ -23,8 +23,8 @@ class Options:
 
     `workdir`: an empty folder for what the exporter writes; it must live as long as the Imported. `dynamic`: input name
     -> names of its dimensions, "" for a fixed one. `shapes`: input name -> static shape. `factory`: `module:function`
-    that makes the module a state_dict is for. `submodule`: the part of a TorchScript module that is meant, by its dotted
-    name. `trust_pickle`: a file may run code when it is loaded.
+    that makes the module a state_dict is for. `submodule`: the part of a TorchScript module that is meant, by its
+    dotted name. `trust_pickle`: a file may run code when it is loaded.
     """
 
     workdir: Path

@@ -4,6 +4,7 @@ Large weights in external files are memory-mapped, never read here. What later s
 provider does not know, is left to them.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from converters.passes.raise_opset import OLDEST_OPSET
 from converters.passes.skeleton import KEEP_BYTES
 from converters.sources.child import digest_of
 from converters.sources.imported import Imported, Options
-from edgert.errors import BadInput
+from edgert.errors import BadInput, GateFailed
 
 NEWEST_OPSET = 26
 """The newest opset of onnxruntime 1.31, which refuses later ones and does not tell its limit before."""
@@ -37,9 +38,47 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path, options: Options) -> Imported:
-    """Check that the file is a whole ONNX model; it is used where it lies."""
-    read_model(path)
-    return Imported("onnx", path, digest_of(path))
+    """Check that the file is a whole ONNX model of operators that are known; it is used where it lies.
+
+    Raises what `read_model` raises, and GateFailed that names the operators which ONNX Runtime does not have.
+    """
+    model = read_model(path)
+    _check_operators(path, model)
+    return Imported("onnx", path, _digest(path, model))
+
+
+def _digest(path: Path, model: ir.Model) -> str:
+    """Return the SHA-256 of the model's file, and of its external files where it has any."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    files = sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    if not files:
+        return digest_of(path)
+    each = [digest_of(path), *(digest_of(path.parent / name) for name in files)]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _check_operators(path: Path, model: ir.Model) -> None:
+    """Name each node whose operator is in no known operator set and is no function of the model either."""
+    own = {(function.domain, function.name) for function in model.functions.values()}
+    unknown = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) not in own and not _known(node)]
+    if unknown:
+        named = "\n".join(
+            f"  {_full_name(node)} at node '{node.name or node.outputs[0].name}'" for node in unknown[:20]
+        )
+        raise GateFailed(
+            f"{path}: {len(unknown)} nodes have operators that ONNX Runtime does not know:\n{named}",
+            "replace these operators before export: a custom operator's library is never loaded",
+        )
+
+
+def _known(node: ir.Node) -> bool:
+    if node.domain in ("", "ai.onnx", "ai.onnx.ml"):
+        return onnx.defs.has(node.op_type, "" if node.domain == "ai.onnx" else node.domain)
+    return node.domain in ("com.microsoft", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training")
+
+
+def _full_name(node: ir.Node) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def read_model(path: Path) -> ir.Model:

@@ -56,7 +56,9 @@ def detect(path: Path) -> str:
             return kind
     known = "; ".join(f"{kind}: {source.path_is}" for kind, source in SOURCES.items())
     what = "folder" if path.is_dir() else "file"
-    raise BadInput(f"{path}: this is not an ONNX model, and no other {what} that is known here", f"give one of: {known}")
+    raise BadInput(
+        f"{path}: this is not an ONNX model, and no other {what} that is known here", f"give one of: {known}"
+    )
 
 
 def _check_path(path: Path, kind: str | None) -> None:
@@ -75,7 +77,7 @@ def _check_path(path: Path, kind: str | None) -> None:
         return
     if _HUB_NAME.fullmatch(str(path)) and not path.suffix:
         raise BadInput(
-            f"there is nothing at '{path}'; names of a model hub are not looked up, for nothing here reaches the network",
+            f"there is nothing at '{path}'; hub names are not looked up, for nothing here reaches the network",
             "download the model and give its folder",
         )
     raise BadInput(f"{path}: no such file or folder", "give the path of a model")

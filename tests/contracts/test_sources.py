@@ -3,7 +3,7 @@
 A 3 GB model whose weights lie beside the graph: ONNX files and Hugging Face folders can be such, and both are tested.
 Paddle's refusal is in `tests/converters/sources/test_paddle.py`: paddle2onnx cannot write more than 2 GB. For the
 others there is nothing to test: the weights of `.pt2`, TorchScript, `.keras`, TFLite (a flatbuffer, 2 GB at most) and
-of trees are inside the one file, and TensorFlow reads the variables of a SavedModel into memory before it gives any away.
+of trees are inside the one file, and TensorFlow reads the variables of a SavedModel into memory in any case.
 """
 
 import json
@@ -85,6 +85,11 @@ class TestOnnx(SourceContract):
         """The very file is used, so there is nothing that could differ."""
         assert imported.path == model
         assert imported.rerun is None
+
+    def test_source_without_its_framework_names_the_line_that_installs_it(self, opened, model, tmp_path, monkeypatch):
+        """There is nothing to install: ONNX opens where no framework is."""
+        monkeypatch.setenv("EDGERT_SOURCES", str(tmp_path / "none"))
+        assert opened(model).path == model
 
     def test_source_operator_that_the_exporter_does_not_know_is_named_with_its_place(self, tmp_path):
         """An operator of an unknown domain has its name and its node's in the error of the conversion."""
@@ -174,8 +179,8 @@ class TestHuggingFace(SourceContract):
         (folder / "config.json").write_text(json.dumps(config))
         enlarge(folder / "model.safetensors", "embeddings.word_embeddings.weight", [config["vocab_size"], width])
         seen = peaks(folder, tmp_path / "work")
-        print(seen)
         assert seen["own"] < GIGABYTE
+        assert seen["child"] < 4 * 3 * GIGABYTE
         assert onnx.load(seen["path"], load_external_data=False).ByteSize() < GIGABYTE
         beside = sum(file.stat().st_size for file in Path(str(seen["path"])).parent.iterdir())
         assert beside > 3 * GIGABYTE - (1 << 20)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from converters.verify.parity import ParityMeter, gate_value
+from converters.verify.parity import ParityMeter, below, gate_value
 from edgert.errors import BadInput, GateFailed
 
 
@@ -121,9 +121,40 @@ def test_parity_of_float64_beyond_the_square_root_is_finite():
     json.dumps(measure(values, -values).to_json(), allow_nan=False)
 
 
-def test_parity_of_strings_is_left_out():
-    """Strings have no distance: the gate looks at the other outputs."""
+@pytest.mark.parametrize("dtype", [object, np.str_, np.int64, np.int32, np.bool_])
+def test_parity_of_labels_is_the_share_of_equal_ones(dtype):
+    """Labels have no distance: three of four equal ones are 0.75, whatever their numbers, and the gate sees it."""
+    expected = np.array(["1", "0", "1", "1"]).astype(int).astype(dtype)
+    seen = np.array(["1", "0", "1", "0"]).astype(int).astype(dtype)
+    parity = measure(expected, seen)
+    assert (parity.agreement, parity.cosine, parity.cosine_min, parity.sqnr_db) == (0.75, 0.75, 0.75, None)
+    assert parity.max_abs_error == 1.0
+    assert parity.to_json()["agreement"] == 0.75
+    assert gate_value({"label": parity}, "cosine") == 0.75
+    assert measure(expected, expected.copy()).agreement == 1.0
+    assert measure(expected, expected.copy()).max_abs_error == 0.0
+
+
+def test_parity_of_text_does_not_depend_on_how_numpy_holds_it():
+    """ONNX Runtime gives objects, a file holds text of a fixed width: equal words are equal."""
+    assert measure(np.array(["a", "bc"], "<U9"), np.array(["a", "bc"], object)).agreement == 1.0
+
+
+def test_parity_of_small_integers_is_a_distance():
+    """Bytes are pixels or quantized numbers: one step off is near, not another label."""
+    parity = measure(np.array([100, 200], np.uint8), np.array([101, 200], np.uint8))
+    assert parity.agreement is None
+    assert parity.cosine > 0.999
+    assert measure(np.array([1.0]), np.array([1.0])).agreement is None
+
+
+def test_below_names_what_is_not_near_enough():
+    """Floats need the SQNR asked for, labels 99 of 100; what is equal is near, however much is asked."""
     meter = ParityMeter()
-    outputs = {"label": np.array(["a"], object), "y": np.array([1.0])}
-    meter.add(outputs, outputs)
-    assert set(meter.result()) == {"y"}
+    far, labels = np.array([10.0, 1.0]), np.arange(100)
+    outputs = {"equal": far, "near": far, "far": far, "label": labels, "most": labels}
+    seen = {"near": far + 1e-6, "far": far + 1.0, "label": np.where(labels < 2, -1, labels)}
+    meter.add(outputs, {**outputs, **seen, "most": np.where(labels < 1, -1, labels)})
+    assert below(meter.result(), 40.0) == ["'far' has 17.0 dB", "'label' has 98.0% equal labels"]
+    assert below(meter.result(), 10.0) == ["'label' has 98.0% equal labels"]
+    assert below({}, 40.0) == []

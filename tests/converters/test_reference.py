@@ -84,8 +84,12 @@ def test_reference_counts_what_is_not_finite_apart():
     json.dumps(document, allow_nan=False)
 
 
-def test_reference_leaves_strings_out():
-    """A label has no histogram."""
-    outputs = {"label": np.array([["a", "b"]], object), "y": np.ones((1, 2))}
-    document = reference_profile(lambda: iter([({"x": np.ones((1, 2))}, outputs)]), lambda feeds: outputs)
-    assert set(document["outputs"]) == {"y"}
+def test_reference_counts_text_by_category():
+    """Text of few different values is counted by value; free text has no entry, and takes no memory."""
+    words = [np.array([["Rome"]], object), np.array([["Oslo"]], np.str_), np.array([["Rome"]], object)]
+    free = [np.array([[str(10 * index + place) for place in range(50)]]) for index in range(3)]
+    samples = [({"city": word, "note": note}, {"label": word}) for word, note in zip(words, free, strict=True)]
+    document = reference_profile(lambda: iter(samples), lambda feeds: {"label": feeds["city"]})
+    assert document["inputs"] == {"city": {"categories": {"Oslo": 1, "Rome": 2}, "n": 3}}
+    assert document["outputs"] == {"label": {"categories": {"Oslo": 1, "Rome": 2}, "n": 3}}
+    json.dumps(document)

@@ -2,6 +2,7 @@
 
 import sys
 import tracemalloc
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from converters.samples import RANDOM_WARNING, open_samples
 from edgert.errors import BadInput, UsageError
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
+from edgert.runtime.prepare import Preparer, open_preparer
+from edgert.task import AudioSpec, Task
 from tests.runtime.damaged import damaged_files, write_damaged
 
 X = TensorSpec("x", "float32", (1, 4))
 FREE = TensorSpec("x", "float32", ("N", 4))
 TOKENS = TensorSpec("tokens", "int64", (1, None))
+WORDS = TensorSpec("word", "str", ("N", 1))
 PICTURE = TensorSpec("image", "float32", (1, 3, 8, 8))
 
 
@@ -315,12 +319,14 @@ def test_samples_of_a_wrong_specification_say_what_is_wrong(
     assert caught.value.remedy
 
 
-def test_samples_for_strings_or_nothing_are_refused() -> None:
-    """A model without inputs, inputs of strings and a limit of none cannot be calibrated."""
+def test_samples_for_objects_or_nothing_are_refused() -> None:
+    """A model without inputs, inputs of objects, random text and a limit of none cannot be calibrated."""
     with pytest.raises(BadInput, match="takes no input"):
         open_samples("random", [])
     with pytest.raises(BadInput, match="takes object"):
-        open_samples("random", [TensorSpec("text", "object", (1,))])
+        open_samples("random", [TensorSpec("data", "object", (1,))])
+    with pytest.raises(BadInput, match="takes text, and random text"):
+        open_samples("random", [WORDS])
     with pytest.raises(BadInput, match="takes bfloat17"):
         open_samples("random", [TensorSpec("x", "bfloat17", (1,))])
     with pytest.raises(UsageError):
@@ -380,3 +386,113 @@ def test_samples_of_a_callable_that_changes_its_mind_are_refused(later: list[flo
     samples = open_samples(lambda: [{"x": np.full((1, 4), value)} for value in next(passes)], [X])
     with pytest.raises(BadInput, match="gave other samples the second time"):
         list(samples)
+
+
+def test_samples_of_text_arrays_are_text(tmp_path: Path) -> None:
+    """Words come as text from files and callables alike, with one digest however numpy holds them."""
+    words = [["Rome"], ["São Paulo"], ["Rome"]]
+    np.savez(tmp_path / "words.npz", word=np.array(words)[:, None])
+    from_file = open_samples(str(tmp_path / "words.npz"), [WORDS])
+    samples = list(from_file)
+    assert [sample["word"].tolist() for sample in samples] == [[word] for word in words]
+    assert {sample["word"].dtype.kind for sample in samples} == {"U"}
+    objects = open_samples(lambda: [{"word": np.array([word], object)} for word in words], [WORDS])
+    assert objects.digest == from_file.digest
+    assert objects.digest != open_samples(lambda: [{"word": np.array([word])} for word in words[:2]], [WORDS]).digest
+    assert len(list(objects)) == 3
+
+
+@pytest.mark.parametrize(
+    ("array", "spec", "told"),
+    [
+        (np.array([[1.0]]), WORDS, "takes str, the array is float64"),
+        (np.array([["1"]]), TensorSpec("word", "float32", (1, 1)), "takes float32, the array is str"),
+        (np.array([[b"1"]]), WORDS, "takes str, the array is bytes"),
+        (np.array([[None]], object), WORDS, "objects that are not text"),
+        (np.array(["one"]), WORDS, r"takes shape \[N, 1\]"),
+    ],
+)
+def test_samples_of_text_where_numbers_belong_are_refused(array: np.ndarray, spec: TensorSpec, told: str) -> None:
+    """Numbers are no text and text is no number; nothing is converted in silence."""
+    with pytest.raises(BadInput, match=told):
+        open_samples(lambda: [{"word": array}], [spec])
+
+
+def test_samples_with_missing_values_pass_where_nan_means_that() -> None:
+    """NaN is refused unless it stands for a missing value; infinity always is."""
+    missing = [{"x": np.array([[1.0, np.nan, 2.0, 3.0]], np.float32)}]
+    with pytest.raises(BadInput, match="NaN or infinite as float32"):
+        open_samples(lambda: missing, [X])
+    (sample,) = open_samples(lambda: missing, [X], missing=True)
+    np.testing.assert_array_equal(sample["x"], missing[0]["x"])
+    with pytest.raises(BadInput, match="the first is inf"):
+        open_samples(lambda: [{"x": np.array([[1.0, np.nan, np.inf, 3.0]])}], [X], missing=True)
+
+
+def _takes_text() -> Preparer:
+    return open_preparer(Task("classification", "y"), [WORDS], Path)
+
+
+def _takes_sound(spec: TensorSpec) -> Preparer:
+    return open_preparer(Task("audio-classification", "y", audio=AudioSpec(spec.name, "waveform", 8000)), [spec], Path)
+
+
+def _write_wave(path: Path, values: list[int]) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.array(values, "<i2").tobytes())
+
+
+def test_samples_of_a_text_file_are_its_lines(tmp_path: Path) -> None:
+    """Each line that is not empty is a sample, in order, and a limit counts lines."""
+    file = tmp_path / "lines.txt"
+    file.write_text("\ufefffirst line\n\n  Zweite Zeile: ß \r\nlast", encoding="utf-8")
+    samples = open_samples(str(file), [WORDS], preparer=_takes_text())
+    expected = ["first line", "Zweite Zeile: ß", "last"]
+    for _ in range(2):
+        assert [sample["word"].tolist() for sample in samples] == [[[line]] for line in expected]
+    assert (samples.kind, samples.count) == ("file", 3)
+    assert open_samples(str(file), [WORDS], preparer=_takes_text(), limit=2).count == 2
+    file.write_text("\n \n")
+    with pytest.raises(BadInput, match="gives no samples"):
+        open_samples(str(file), [WORDS], preparer=_takes_text())
+
+
+def test_samples_of_a_text_file_that_is_not_utf8_name_it(tmp_path: Path) -> None:
+    """Bytes of another encoding are refused, not guessed."""
+    (tmp_path / "latin.txt").write_bytes("Zürich".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"latin\.txt' is not text in UTF-8"):
+        open_samples(str(tmp_path / "latin.txt"), [WORDS], preparer=_takes_text())
+
+
+def test_samples_of_a_folder_hold_texts_and_sounds(tmp_path: Path) -> None:
+    """What the model's task can prepare is read beside arrays; a folder's other files are passed over."""
+    (tmp_path / "b.txt").write_text("one\ntwo\n")
+    np.savez(tmp_path / "a.npz", word=np.array([["zero"]]))
+    (tmp_path / "c.wav").write_bytes(b"no sound, and not asked for")
+    texts = open_samples(str(tmp_path), [WORDS], preparer=_takes_text())
+    assert [sample["word"].item() for sample in texts] == ["zero", "one", "two"]
+    spec = TensorSpec("wave", "float32", (1, "T"))
+    _write_wave(tmp_path / "c.wav", [0, 16384, -16384])
+    _write_wave(tmp_path / "d.wav", [8192])
+    (tmp_path / "a.npz").unlink()
+    sounds = open_samples(str(tmp_path), [spec], preparer=_takes_sound(spec))
+    assert [sample["wave"].tolist() for sample in sounds] == [[[0.0, 0.5, -0.5]], [[0.25]]]
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "clip.wav", "clip.FLAC"])
+def test_samples_of_text_or_sound_without_rules_say_why_not(tmp_path: Path, name: str) -> None:
+    """A file or folder of texts or sounds is no use where the model does not say what becomes of them."""
+    (tmp_path / name).write_bytes(b"hello")
+    spec = TensorSpec("wave", "float32", (1, "T"))
+    preparer = _takes_sound(spec) if name.endswith("txt") else _takes_text()
+    for asked in (str(tmp_path / name), str(tmp_path)):
+        for rules in (None, preparer):
+            with pytest.raises(
+                BadInput, match=r"the model does not say how a (text|sound) becomes its inputs"
+            ) as caught:
+                open_samples(asked, [spec], preparer=rules)
+            assert name in caught.value.message
+            assert caught.value.remedy

@@ -155,4 +155,28 @@ def test_compare_accepts_infinities_where_the_original_has_them() -> None:
     masked = np.array([1.0, -np.inf, 2.0])
     assert compare(masked, masked) == (pytest.approx(1.0), "")
     assert compare(np.array([1.0, 0.0, 2.0]), masked)[1]
-    assert compare(np.array(["a"]), np.array(["b"]))[1]
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "value"),
+    [
+        (np.array(["a", "b"], object), np.array(["a", "b"]), 1.0),
+        (np.array(["a", "b"]), np.array(["a", "longer"]), 0.5),
+        (np.array([3, 4, 5, 7]), np.array([3, 4, 5, 6]), 0.75),
+        (np.array([True]), np.array([False]), 0.0),
+        (np.array([], np.int64), np.array([], np.int64), 1.0),
+    ],
+)
+def test_compare_of_labels_is_the_share_of_equal_ones(got: Array, expected: Array, value: float) -> None:
+    """Text, wide integers and bool name something: the next number is as wrong as any other."""
+    assert compare(got, expected) == (value, "")
+
+
+def test_check_golden_of_another_label_fails(bundle: Bundle) -> None:
+    """A label that the original does not give is a failure that says what was measured."""
+    words = GoldenVector({"x": np.zeros(1)}, {"y": np.array(["a", "b"])})
+    write_golden(bundle.folder / "golden.npz", [words] * 2)
+    assert check_golden(Replay(bundle, lambda y: {"y": y.astype(object)}), bundle, "fp32").passed
+    result = check_golden(Replay(bundle, lambda y: {"y": np.array(["a", "x"], object)}), bundle, "fp32")
+    assert not result.passed
+    assert "output 'y' has equal labels 0.5000" in result.failure

@@ -173,6 +173,8 @@ def _finished(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
             "GateFailed",
         )
     _rename(graph, dict(zip([value.name for value in graph.output], source.outputs, strict=True)))
+    if len(graph.input) == len(source.columns):  # skl2onnx keeps their order, not their spaces
+        _rename(graph, {value.name: one.name for value, one in zip(graph.input, source.columns, strict=True)})
     if "label" in source.outputs:
         _flatten(graph, "label")
     for value in (*graph.input, *graph.output):
@@ -191,11 +193,12 @@ def _finished(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     """Rename values of the graph; another value that has one of the new names steps aside."""
     taken = {name for node in graph.node for name in node.output} | {one.name for one in graph.initializer}
+    names = {old: new for old, new in names.items() if old != new}
     names = {**{new: f"{new}_inner" for new in names.values() if new in taken - set(names)}, **names}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.output, *graph.value_info, *graph.initializer):
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
 
 

@@ -13,10 +13,10 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
+import tf_graph
 
 # Not used here: a SavedModel made by Keras 2 only loads where it has registered its optimizers (tensorflow 2.21).
 import tf_keras
-import tf_graph
 import tf_safety
 from google.protobuf.message import DecodeError
 from protocol import Failed, Request, answer, progress, samples, serve, tools
@@ -129,7 +129,9 @@ def _load_keras(path: Path, trusted: bool) -> Loaded:
     except (OSError, KeyError, zipfile.BadZipFile) as exc:
         raise Failed(f"{path}: this Keras file is cut off or damaged: {_first_line(exc)}", _AGAIN) from exc
     if not getattr(model, "inputs", None):
-        raise Failed(f"{path}: the model does not say what its inputs are", "build it before saving, or export a SavedModel")
+        raise Failed(
+            f"{path}: the model does not say what its inputs are", "build it before saving, or export a SavedModel"
+        )
     names = _distinct([tensor.name for tensor in model.inputs])
     inputs = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in zip(names, model.inputs, strict=True)

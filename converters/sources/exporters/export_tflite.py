@@ -1,9 +1,9 @@
 """Turn a TFLite model into ONNX with tf2onnx, scales and zero points as they are; LiteRT runs the original."""
 
+import json
 import os
 import tempfile
 import zipfile
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
-import tf2onnx
-import tf2onnx.tflite_handlers
 import tf_flatbuffer
 import tf_graph
 from protocol import Failed, Request, answer, progress, samples, serve, tools
@@ -25,8 +23,8 @@ def export(request: Request) -> None:
     """Write `model.onnx`, and `labels.json` where the file carries the names of its classes."""
     path, out = Path(request["path"]), Path(request["out"])
     progress("reading the TFLite model")
-    _open(path)
     model = tf_flatbuffer.read(path)
+    _open(path)
     notes = tf_flatbuffer.prepare(model)
     _require_known(model)
     quantized = tf_flatbuffer.is_quantized(model)
@@ -93,7 +91,7 @@ def _interface(path: Path) -> dict[int, str]:
 
 
 def _open(path: Path) -> Any:
-    """Return an interpreter for the file; BadInput where LiteRT's verifier finds it damaged."""
+    """Return an interpreter for a file that has been read; BadInput where LiteRT does not take it."""
     try:
         return tf.lite.Interpreter(model_path=str(path))
     except ValueError as exc:

@@ -23,12 +23,15 @@ OPSET = 18
 EXTERNAL_BYTES = 64 << 20
 """Weights beyond this lie in a file of their own, which the converter maps instead of reading it."""
 
+THREADS = 1
+"""Several spin while they wait for each other: on a busy machine of two cores, two took twelve times as long as one."""
+
 Dims = Mapping[str, list[str]]
 
 
 def export(request: Request) -> None:
     """Write `model.onnx` and the answer."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     progress("loading the PyTorch model")
     opened = open_model(request)
     dims: Dims = request["options"]["dynamic"]
@@ -52,12 +55,13 @@ def export(request: Request) -> None:
 
 def run(request: Request) -> None:
     """Run the model itself on the samples."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     opened = open_model(request)
     for file, sample in samples(request):
         outputs = opened.run({name: torch.from_numpy(array.copy()) for name, array in sample.items()})
         named = zip(output_names(outputs, opened.names), _tensors(outputs), strict=True)
-        np.savez(file, **{name: tensor.numpy() for name, tensor in named})
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in named}
+        np.savez(file, **arrays)
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
@@ -163,9 +167,9 @@ def _dynamic_shapes(opened: Opened, dims: Dims) -> Any:
     return pytree.tree_map(free, dict(opened.arguments)) if dims else None
 
 
-def _axis_names(opened: Opened, dims: Dims, inputs: Any) -> dict[str, str]:
+def _axis_names(opened: Opened, dims: Dims, inputs: Any) -> dict[Any, str]:
     """Return the names for the symbols that torch gave the free dimensions."""
-    found: dict[str, str] = {}
+    found: dict[Any, str] = {}
     for value, name in zip(inputs, opened.names, strict=True):
         for axis, word in enumerate(dims.get(name, [])):
             size = value.shape[axis]
@@ -191,12 +195,25 @@ def _unsupported(program: torch.export.ExportedProgram, exc: BaseException) -> F
             "GateFailed",
         )
     operator = f"{named[1]}.{named[2]}".replace(".", "::", 1)
-    layers = [_layer(node) for node in program.graph.nodes if str(node.target) == f"{named[1]}.{named[2]}"]
+    nodes = [node for node in program.graph.nodes if str(node.target) == f"{named[1]}.{named[2]}"] or _nodes_at(exc)
+    layers = [_layer(node) for node in nodes]
     return Failed(
         f"there is no ONNX for operator '{operator}'{' of ' + ', '.join(dict.fromkeys(layers)) if layers else ''}",
         "replace that layer, or write it with operators that ONNX has",
         "GateFailed",
     )
+
+
+def _nodes_at(exc: BaseException) -> list[torch.fx.Node]:
+    """Return the node that was being translated: of an operator made by a decomposition the program knows nothing."""
+    for error in reversed(_chain(exc)):
+        trace = error.__traceback__
+        while trace is not None:
+            node = trace.tb_frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node):
+                return [node]
+            trace = trace.tb_next
+    return []
 
 
 def _layer(node: Any) -> str:

@@ -14,6 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from protocol import Failed
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 OUTPUT = "sentence_embedding"
@@ -40,23 +41,32 @@ def layers(folder: Path) -> tuple[Layer, ...]:
     if not listed.is_file():
         return (Layer("pooling", ("mean_tokens",)),)
     found = []
-    for module in json.loads(listed.read_text(encoding="utf-8")):
-        name, place = str(module["type"]).rpartition(".")[2], folder / str(module["path"])
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise Failed(f"modules.json names a path outside the folder: {module['path']}", "give the path as it was")
-        if name == "Normalize":
+    for kind, place in _modules(folder, listed):
+        if kind == "Normalize":
             found.append(Layer("normalize"))
-        elif name == "Pooling":
+        elif kind == "Pooling":
             found.append(Layer("pooling", _modes(_read(place))))
-        elif name == "Dense":
+        elif kind == "Dense":
             found.append(_dense(place, _read(place)))
-        elif name != "Transformer":
+        elif kind != "Transformer":
             raise Failed(
-                f"modules.json has a module '{module['type']}', which is not supported",
+                f"modules.json has a module '{kind}', which is not supported",
                 "supported: Transformer, Pooling, Dense, Normalize; for the tokens' vectors: --task feature-extraction",
                 "GateFailed",
             )
     return tuple(found)
+
+
+def _modules(folder: Path, listed: Path) -> list[tuple[str, Path]]:
+    try:
+        modules = json.loads(listed.read_text(encoding="utf-8"))
+        found = [(str(entry["type"]).rpartition(".")[2], folder / str(entry["path"])) for entry in modules]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise Failed(f"{listed} cannot be read: {exc}", "copy the whole folder again") from exc
+    for _, place in found:
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise Failed(f"{listed} names a path outside the folder: {place}", "give the folder as it was saved")
+    return found
 
 
 def _read(place: Path) -> dict[str, Any]:
@@ -89,11 +99,14 @@ def _dense(place: Path, config: Mapping[str, Any]) -> Layer:
             f"supported: {', '.join(ACTIVATIONS)}, weights in .safetensors",
             "GateFailed",
         )
-    weights = load_file(place / "model.safetensors")
-    bias = weights.get("linear.bias")
+    try:
+        weights = load_file(place / "model.safetensors")
+        weight, bias = weights["linear.weight"], weights.get("linear.bias")
+    except (SafetensorError, OSError, KeyError) as exc:
+        raise Failed(f"{place}: the weights cannot be read: {exc}", "copy the whole folder again") from exc
     return Layer(
         "dense",
-        weight=weights["linear.weight"].astype(np.float32),
+        weight=weight.astype(np.float32),
         bias=None if bias is None else bias.astype(np.float32),
         activation=ACTIVATIONS[activation],
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+from protocol import Failed
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By the number that Pillow gives them, which is what `resample` holds."""
@@ -172,6 +173,7 @@ def text(folder: Path, out: Path, inputs: Sequence[str], positions: int) -> tupl
     settings = _json(folder / "tokenizer_config.json")
     warnings = []
     if (folder / "tokenizer.json").is_file():
+        _check_tokenizer(folder / "tokenizer.json")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
     else:
         try:
@@ -190,6 +192,13 @@ def text(folder: Path, out: Path, inputs: Sequence[str], positions: int) -> tupl
     return spec | {"tokenizer": "tokenizer.json", "max_tokens": min(limits, default=512)}, warnings
 
 
+def _check_tokenizer(path: Path) -> None:
+    try:
+        PreTrainedTokenizerFast(tokenizer_file=str(path))
+    except Exception as exc:  # tokenizers raises plain Exception for whatever it cannot read
+        raise Failed(f"{path}: cannot be read: {exc}", "copy the folder again") from exc
+
+
 def _longest(folder: Path) -> int:
     """Return how many tokens a text is cut to; sentence-transformers says it in a file of its own. 0 for no limit."""
     own = _json(folder / "sentence_bert_config.json").get("max_seq_length")
@@ -198,7 +207,10 @@ def _longest(folder: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError) as exc:
+        raise Failed(f"{path}: cannot be read: {exc}", "copy the folder again") from exc
 
 
 def labels(config: Any, out: Path) -> dict[str, object]:

@@ -186,6 +186,12 @@ def text_options(step: str, vectorizer: Any) -> dict[str, Any]:
         options["locale"] = "C" if all(term.isascii() for term in vectorizer.vocabulary_) else "C.UTF-8"
     if vectorizer.analyzer == "word":
         pattern = vectorizer.token_pattern.removeprefix("(?u)")
+        if re.search(r"\(\?[=!<]|\\[1-9]", pattern):
+            raise Failed(
+                f"step '{step}' ({type(vectorizer).__name__}) has a token_pattern that looks around: {pattern}",
+                "train it with a pattern that RE2 knows: no lookahead, no lookbehind, no backreference",
+                "GateFailed",
+            )
         plain = pattern.removeprefix(r"\b").removesuffix(r"\b")
         words = re.fullmatch(r"(\\w[+*]?(\{\d+,\d*\})?)+", plain) is not None
         options["tokenexp"] = (plain if words else pattern).replace(r"\w", r"[\pL\pN_]")

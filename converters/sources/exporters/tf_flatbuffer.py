@@ -4,6 +4,7 @@ What tf2onnx does not know, or takes for something else, is said in other words 
 half-precision constants, weights of dynamic-range models, missing zero points, state, equal names.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,19 +43,62 @@ QUANTIZED = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator for a message: its name, its place in the graph, and the tensor it makes."""
+    """One operator for a message: its name, its place in the graph, and the tensor that it makes, or else takes."""
 
     name: str
     index: int
-    output: str
+    tensor: str
 
     def __str__(self) -> str:
-        return f"{self.name} (operator {self.index}, which makes '{self.output}')"
+        return f"{self.name} at operator {self.index}" + (f" ('{self.tensor}')" if self.tensor else "")
 
 
 def read(path: Path) -> Model:
-    """Return the model at `path`; its bytes have been verified by LiteRT before."""
-    return flatbuffer_utils.read_model_with_mutable_tensors(str(path))
+    """Return the model at `path`; Failed where it does not hold together.
+
+    This comes before LiteRT, which reads where a damaged offset points (tensorflow 2.21: a cut file is a segmentation
+    fault). Python's reader keeps within the bytes there are, and reads all that the schema knows.
+    """
+    try:
+        model = flatbuffer_utils.read_model_with_mutable_tensors(str(path))
+        fault = _fault(model)
+    # What the reader raises when an offset points outside; MemoryError for a length that no file has.
+    except (struct.error, ValueError, IndexError, TypeError, AttributeError, OverflowError, MemoryError) as exc:
+        fault = f"{type(exc).__name__}: {exc}"
+    if fault:
+        raise Failed(
+            f"{path}: the TFLite model is cut off or damaged ({fault})"[:400],
+            "export the model again, or copy it again and compare its size",
+        )
+    return model
+
+
+def _fault(model: Model) -> str:
+    """Return what points outside the model, "" where nothing does."""
+    if not model.subgraphs or not model.operatorCodes:
+        return "it has no graph"
+    for graph in model.subgraphs:
+        tensors, operators = graph.tensors or [], graph.operators or []
+        for tensor in tensors:
+            if not 0 <= tensor.buffer < len(model.buffers):
+                return f"tensor '{_text(tensor.name)}' names a buffer that is not there"
+            if not _fits(model, tensor):
+                return f"tensor '{_text(tensor.name)}' has not as many bytes as its shape needs"
+        ends = [*_list(graph.inputs), *_list(graph.outputs)]
+        places = [place for each in operators for place in (*_list(each.inputs), *_list(each.outputs))]
+        if any(not -1 <= place < len(tensors) for place in (*ends, *places)) or -1 in ends:
+            return f"graph '{_text(graph.name)}' names a tensor that is not there"
+        if any(not 0 <= each.opcodeIndex < len(model.operatorCodes) for each in operators):
+            return f"graph '{_text(graph.name)}' names an operator that is not there"
+    return ""
+
+
+def _fits(model: Model, tensor: Any) -> bool:
+    """Return whether a constant's buffer is as long as its shape says; strings, sparse and narrow ones are not judged."""
+    if tensor.type not in DTYPES or tensor.sparsity is not None or not _is_constant(model, tensor):
+        return True
+    items = np.prod([int(size) for size in _list(tensor.shape)], dtype=np.int64)
+    return len(model.buffers[tensor.buffer].data) == items * np.dtype(DTYPES[tensor.type]).itemsize
 
 
 def write(model: Model, path: Path) -> None:
@@ -75,9 +119,9 @@ def operators(model: Model) -> Iterator[Operator]:
     """Yield every operator of every subgraph, the main one first."""
     for graph in model.subgraphs:
         for index, operator in enumerate(graph.operators):
-            outputs = [graph.tensors[place] for place in _list(operator.outputs) if place >= 0]
-            output = _text(outputs[0].name) if outputs else ""
-            yield Operator(op_name(model, operator), index, output)
+            places = [place for place in (*_list(operator.outputs), *_list(operator.inputs)) if place >= 0]
+            tensor = _text(graph.tensors[places[0]].name) if places else ""
+            yield Operator(op_name(model, operator), index, tensor)
 
 
 def is_quantized(model: Model) -> bool:

@@ -90,7 +90,12 @@ def _require_standard(model: onnx.ModelProto) -> None:
     """Raise Failed that names each operator left which ONNX does not know."""
     opset = max(entry.version for entry in model.opset_import if entry.domain in STANDARD[:2])
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.since_version <= opset}
-    strange = [node for graph in _graphs(model.graph) for node in graph.node if node.domain not in STANDARD or node.op_type not in known]
+    strange = [
+        node
+        for graph in _graphs(model.graph)
+        for node in graph.node
+        if node.domain not in STANDARD or node.op_type not in known
+    ]
     if not strange:
         return
     named = "\n".join(f"  {node.op_type} at node '{node.name}'" for node in strange[:TOLD])

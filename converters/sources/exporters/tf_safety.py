@@ -137,7 +137,12 @@ def _check_object(path: Path, owner: Mapping[str, Any], trusted: bool) -> None:
             f"{path}: layer '{name}' ({kind}) holds code, which would run when the model is loaded",
             "replace it by a layer of Keras; or, where you trust who made the file, add --trust-pickle",
         )
-    if isinstance(module, str) and isinstance(kind, str) and module and module.split(".")[0] not in ("keras", "tf_keras"):
+    if (
+        isinstance(module, str)
+        and isinstance(kind, str)
+        and module
+        and module.split(".")[0] not in ("keras", "tf_keras")
+    ):
         if module != "builtins" or kind in ("function", "type"):
             raise Failed(
                 f"{path}: '{name}' is '{kind}' of the module '{module}', which is not Keras",

@@ -37,7 +37,7 @@ class Opened:
     """
 
     form: str
-    call: Callable[..., Any]
+    call: Any
     signature: inspect.Signature
     arguments: Mapping[str, Any]
     names: tuple[str, ...]
@@ -190,8 +190,8 @@ def _load_checkpoint(path: str, options: Mapping[str, Any]) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=safe)
     except pickle.UnpicklingError as exc:
-        named = re.search(r"GLOBAL (\S+) was not an allowed", str(exc)) or re.search(r"of `?([\w.]+)`? ", str(exc))
-        what = f"it names '{named.group(1)}'" if named else str(exc).splitlines()[0][:200]
+        named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose)", str(exc))
+        what = f"it names '{named.group(1)}'" if named else _first_line(exc)
         raise Failed(
             f"{path}: this pickle holds more than tensors ({what}), and unpickling runs code of the file's author",
             "save only the weights, torch.save(model.state_dict(), …), and give --factory; or save the model with "
@@ -301,7 +301,8 @@ def _arguments(title: str, signature: inspect.Signature, given: Any, shapes: Map
             return leaf
         return torch.rand(tuple(dims), generator=random).to(leaf.dtype)
 
-    return pytree.tree_map(reshaped, arguments)
+    made_anew: dict[str, Any] = pytree.tree_map(reshaped, arguments)
+    return made_anew
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

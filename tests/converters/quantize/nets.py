@@ -25,7 +25,9 @@ Array = NDArray[Any]
 
 def net(body: str, inputs: str, outputs: str, weights: Mapping[str, Array], opset: int = 20) -> ir.Model:
     """Return a graph written in ONNX text, with its weights as initializers and its types inferred."""
-    text = f'<ir_version: 10, opset_import: ["" : {opset}]> small ({inputs}) => ({outputs}) {{ {body} }}'
+    text = (
+        f'<ir_version: 10, opset_import: ["" : {opset}, "ai.onnx.ml" : 3]> small ({inputs}) => ({outputs}) {{ {body} }}'
+    )
     model = onnx.parser.parse_model(text)
     for name, array in weights.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))

@@ -58,6 +58,17 @@ def test_calibrate_not_finite_input_is_refused(value, tmp_path):
         ranges_of(conv_net(), samples, tmp_path)
 
 
+def test_calibrate_missing_values_leave_their_tensors_without_a_range(tmp_path):
+    """Where a node knows missing values NaN is no error: what holds it stays in float, the rest is measured."""
+    imputer = "ai.onnx.ml.Imputer <imputed_value_floats = [0.5], replaced_value_float = nan>"
+    model = net(f"y = {imputer} (x) b = Neg (x)", "float[1,3] x", "float[1,3] y, float[1,3] b", {})
+    samples = [{"x": np.array([[1.0, np.nan, 4.0]], np.float32)}, {"x": np.ones((1, 3), np.float32)}]
+    for method in ("minmax", "percentile"):
+        ranges = calibrate(model, samples, method=method, workdir=tmp_path)
+        assert set(ranges) == {"y"}
+        assert (ranges["y"].minimum, ranges["y"].maximum) == (0.5, 4.0)
+
+
 def test_calibrate_without_samples_is_refused(tmp_path):
     """No sample means no range; that is an error, not a range of zero."""
     with pytest.raises(BadInput, match="no sample"):

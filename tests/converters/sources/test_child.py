@@ -79,7 +79,7 @@ def test_export_whole_answer_comes_back_with_progress(bench: Bench) -> None:
         ("def export(request): pass", EnvironmentFailed, "left no answer"),
         ('def export(request): answer(request, model="../model.thing")', BadInput, "did not make"),
         ('def export(request): answer(request, model="missing.onnx")', BadInput, "did not make"),
-        ('def export(request): raise MemoryError', EnvironmentFailed, "out of memory"),
+        ("def export(request): raise MemoryError", EnvironmentFailed, "out of memory"),
     ],
 )
 def test_export_that_fails_says_how(bench: Bench, body: str, kind: type[EdgertError], says: str) -> None:

@@ -46,9 +46,7 @@ def test_find_nothing_installed_names_the_line_that_installs_it(no_environments:
     assert caught.value.remedy.startswith(f"edgert sources install {name} ")
 
 
-def test_find_second_name_installed_is_used(
-    no_environments: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_second_name_installed_is_used(no_environments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch models run in the environment of Hugging Face where only that one is there."""
     if importable(ENVIRONMENTS["torch"]) or importable(ENVIRONMENTS["huggingface"]):
         pytest.skip("this interpreter has PyTorch itself")
