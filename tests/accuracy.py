@@ -196,7 +196,8 @@ def _line(row: Row) -> str:
 
     ran = f"{row.variant} on {row.ran_on} ({row.where})" if row.variant != "-" else ""
     return (
-        f"{row.model:18} {row.profile:26} {ran:34} {number(row.cosine, '.5f'):>8} {number(row.source_db, '.0f'):>5} dB  "
+        f"{row.model:18} {row.profile:25} {ran:33} "
+        f"{number(row.cosine, '.5f'):>8} {number(row.source_db, '.0f'):>4} dB  "
         f"{row.metric} {number(row.source, '.4f')} {number(row.float_, '.4f')} {number(row.chosen, '.4f')}  "
         f"{row.note[:400]}"
     )

@@ -147,8 +147,8 @@ def test_run_and_help_never_import_a_framework(edgert: Ask, efficientnet: Path) 
     code = (
         "import sys; from edgert.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "except SystemExit: print([name for name in ('torch', 'tensorflow', 'sklearn', 'transformers', 'paddle', 'onnx',"
-        " 'converters') if name in sys.modules])"
+        "except SystemExit: print([name for name in ('torch', 'tensorflow', 'sklearn', 'transformers',"
+        " 'paddle', 'onnx', 'converters') if name in sys.modules])"
     )
     for arguments in (["--help"], ["inspect", str(efficientnet)], ["run", "--help"]):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a profile gets for a model that came quantized: the model itself, with its own scales, on the profile's provider.
+"""What a profile gets for a model that came quantized: the model itself, with its own scales.
 
 Nothing is calibrated or quantized again; at most the integers are counted from another zero. There is one variant, and
 it also has a placement on the CPU.

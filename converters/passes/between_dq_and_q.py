@@ -139,7 +139,7 @@ def _close(model: ir.Model, node: ir.Node) -> bool:
 
 
 def _open(model: ir.Model, node: ir.Node) -> bool:
-    """Put the Q that is behind a node, and its DQ, before it too, where its input comes from something else than a DQ."""
+    """Put the Q that is behind a node, and its DQ, before it too, where no DQ makes its input."""
     output, source = node.outputs[0], node.inputs[0]
     quantizer = _only_quantizer(output)
     if (

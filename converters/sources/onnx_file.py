@@ -44,7 +44,8 @@ def load(path: Path, options: Options) -> Imported:
     """
     model = read_model(path)
     _check_operators(path, model)
-    return Imported("onnx", path, _digest(path, model))
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.all_nodes())
+    return Imported("onnx", path, _digest(path, model), quantized=quantized)
 
 
 def _digest(path: Path, model: ir.Model) -> str:

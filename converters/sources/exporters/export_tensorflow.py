@@ -26,6 +26,9 @@ from tf2onnx import tf_loader
 
 SIGNATURE = "serving_default"
 IGNORED_ENDS = ("NoOp", "Const", "Assert", "SaveV2", "RestoreV2", "MergeV2Checkpoints")
+UNREADABLE = (ValueError, TypeError, NotImplementedError, AttributeError, ImportError, NameError)
+"""What Keras raises for a configuration that it does not understand."""
+
 _AGAIN = "export the model again, or copy it again and compare its size"
 
 
@@ -147,7 +150,7 @@ def _load_keras(path: Path, trusted: bool) -> Loaded:
 
 
 def _output_names(model: Any) -> list[str]:
-    """Return the keys of a model that gives a dict, else the names of its last layers; in the order of a flat result."""
+    """Return the keys of a model that gives a dict, else the names of its last layers, in their order."""
     structure = getattr(model, "output", None)
     if isinstance(structure, dict) and all(not isinstance(value, dict | list | tuple) for value in structure.values()):
         return sorted(structure)
@@ -159,10 +162,10 @@ def _open_keras(path: Path, trusted: bool) -> tuple[Any, str]:
     """Return the model and the Keras that read it: 3, or 2 for a file that only it understands."""
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=not trusted), f"keras {keras.__version__}"
-    except (ValueError, TypeError) as first:
+    except UNREADABLE as first:
         try:
             model = tf_keras.models.load_model(path, compile=False, safe_mode=not trusted)
-        except (ValueError, TypeError, OSError) as second:
+        except (*UNREADABLE, OSError) as second:
             raise Failed(
                 f"{path}: Keras {keras.__version__} does not load this model: {_first_line(first)}; "
                 f"Keras {tf_keras.__version__} neither: {_first_line(second)}",
@@ -202,7 +205,7 @@ def _load_graph(path: Path) -> Loaded:
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
         for name, tensor in zip(starts, function.inputs, strict=True)
     }
-    return Loaded(lambda *tensors: function(*tensors), inputs, ends, function, f"tensorflow {tf.__version__}")
+    return Loaded(function, inputs, ends, function, f"tensorflow {tf.__version__}")
 
 
 # conversion

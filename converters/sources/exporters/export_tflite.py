@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_flatbuffer
 import tf_graph
+import tf_streaming
 from protocol import Failed, Request, answer, progress, samples, serve, tools
 from tf2onnx.handler import tf_op, tfl_op
 
@@ -25,7 +26,7 @@ def export(request: Request) -> None:
     progress("reading the TFLite model")
     model = tf_flatbuffer.read(path)
     _open(path)
-    notes = tf_flatbuffer.prepare(model)
+    notes = _prepare(model)
     _require_known(model)
     quantized = tf_flatbuffer.is_quantized(model)
     progress("converting TFLite to ONNX")
@@ -70,6 +71,11 @@ def run(request: Request) -> None:
         np.savez(file, **{name: interpreter.get_tensor(index) for name, index in outputs.items()})
 
 
+def _prepare(model: Any) -> tuple[str, ...]:
+    """Rewrite the model into what tf2onnx converts as it is meant; returns what the user should know of it."""
+    return tf_streaming.state_as_inputs(model) + tf_flatbuffer.prepare(model)
+
+
 def _runnable(path: Path, folder: Path) -> Path:
     """Return what LiteRT runs: the file itself, but for two kinds of model.
 
@@ -77,7 +83,7 @@ def _runnable(path: Path, folder: Path) -> Path:
     copy with those weights as real numbers: LiteRT would round the activations to 8 bits as it goes, anew in each run.
     """
     model = tf_flatbuffer.read(path)
-    if not (tf_flatbuffer.state_as_inputs(model) or tf_flatbuffer.real_weights(model)):
+    if not (tf_streaming.state_as_inputs(model) or tf_flatbuffer.real_weights(model)):
         return path
     tf_flatbuffer.write(model, folder / "runnable.tflite")
     return folder / "runnable.tflite"
@@ -86,7 +92,7 @@ def _runnable(path: Path, folder: Path) -> Path:
 def _interface(path: Path) -> dict[int, str]:
     """Return place of a tensor of the main graph -> its name in the ONNX model."""
     model = tf_flatbuffer.read(path)
-    tf_flatbuffer.prepare(model)
+    _prepare(model)
     return {place: tensor.name.decode() for place, tensor in enumerate(model.subgraphs[0].tensors)}
 
 
@@ -115,7 +121,7 @@ def _require_known(model: Any) -> None:
         shown = "\n".join(f"  {operator}" for operator in strange[: tf_graph.TOLD])
         raise Failed(
             f"{len(strange)} operators of this TFLite model have no form in ONNX:\n{shown}",
-            "export the model without them: a streaming model as its non-streaming form, a custom operator as built-in ones",
+            "export the model without them: a streaming model in another form, a custom operator as built-in ones",
             "GateFailed",
         )
 

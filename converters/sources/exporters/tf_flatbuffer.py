@@ -1,7 +1,7 @@
 """Rewrite a TFLite model, as the objects of its schema, into one that tf2onnx converts as it is meant.
 
 What tf2onnx does not know, or takes for something else, is said in other words of the same schema first: sparse and
-half-precision constants, weights of dynamic-range models, missing zero points, state, equal names.
+half-precision constants, weights of dynamic-range models, missing zero points, equal names. State: `tf_streaming`.
 """
 
 import struct
@@ -81,23 +81,23 @@ def _fault(model: Model) -> str:
         tensors, operators = graph.tensors or [], graph.operators or []
         for tensor in tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
-                return f"tensor '{_text(tensor.name)}' names a buffer that is not there"
+                return f"tensor '{text(tensor.name)}' names a buffer that is not there"
             if not _fits(model, tensor):
-                return f"tensor '{_text(tensor.name)}' has not as many bytes as its shape needs"
-        ends = [*_list(graph.inputs), *_list(graph.outputs)]
-        places = [place for each in operators for place in (*_list(each.inputs), *_list(each.outputs))]
+                return f"tensor '{text(tensor.name)}' has not as many bytes as its shape needs"
+        ends = [*listed(graph.inputs), *listed(graph.outputs)]
+        places = [place for each in operators for place in (*listed(each.inputs), *listed(each.outputs))]
         if any(not -1 <= place < len(tensors) for place in (*ends, *places)) or -1 in ends:
-            return f"graph '{_text(graph.name)}' names a tensor that is not there"
+            return f"graph '{text(graph.name)}' names a tensor that is not there"
         if any(not 0 <= each.opcodeIndex < len(model.operatorCodes) for each in operators):
-            return f"graph '{_text(graph.name)}' names an operator that is not there"
+            return f"graph '{text(graph.name)}' names an operator that is not there"
     return ""
 
 
 def _fits(model: Model, tensor: Any) -> bool:
-    """Return whether a constant's buffer is as long as its shape says; strings, sparse and narrow ones are not judged."""
-    if tensor.type not in DTYPES or tensor.sparsity is not None or not _is_constant(model, tensor):
+    """Return whether a constant's buffer is as long as its shape says; sparse ones and rare types are not judged."""
+    if tensor.type not in DTYPES or tensor.sparsity is not None or not is_constant(model, tensor):
         return True
-    items = np.prod([int(size) for size in _list(tensor.shape)], dtype=np.int64)
+    items = np.prod([int(size) for size in listed(tensor.shape)], dtype=np.int64)
     return len(model.buffers[tensor.buffer].data) == items * np.dtype(DTYPES[tensor.type]).itemsize
 
 
@@ -119,15 +119,15 @@ def operators(model: Model) -> Iterator[Operator]:
     """Yield every operator of every subgraph, the main one first."""
     for graph in model.subgraphs:
         for index, operator in enumerate(graph.operators):
-            places = [place for place in (*_list(operator.outputs), *_list(operator.inputs)) if place >= 0]
-            tensor = _text(graph.tensors[places[0]].name) if places else ""
+            places = [place for place in (*listed(operator.outputs), *listed(operator.inputs)) if place >= 0]
+            tensor = text(graph.tensors[places[0]].name) if places else ""
             yield Operator(op_name(model, operator), index, tensor)
 
 
 def is_quantized(model: Model) -> bool:
     """Return whether values, and not only weights, are integers that stand for real numbers."""
     return any(
-        tensor.type in QUANTIZED and _has_scale(tensor) and not _is_constant(model, tensor)
+        tensor.type in QUANTIZED and _has_scale(tensor) and not is_constant(model, tensor)
         for graph in model.subgraphs
         for tensor in graph.tensors
     )
@@ -145,9 +145,8 @@ def integer_types(model: Model) -> set[str]:
 
 def prepare(model: Model) -> tuple[str, ...]:
     """Rewrite the model in place; returns what the user should know of it."""
-    notes = state_as_inputs(model)
     _fold_constants(model)
-    notes += real_weights(model)
+    notes = real_weights(model)
     _narrow_biases(model)
     for graph in model.subgraphs:
         _flatten_before_fully_connected(model, graph)
@@ -166,12 +165,12 @@ def _name_tensors(model: Model) -> None:
     for number, graph in enumerate(model.subgraphs):
         taken: set[str] = set()
         names = _signature_names(model) if number == 0 else {}
-        ends = [*_list(graph.inputs), *_list(graph.outputs)]
+        ends = [*listed(graph.inputs), *listed(graph.outputs)]
         for place in [*ends, *(p for p in range(len(graph.tensors)) if p not in set(ends))]:
-            wanted = names.get(place) or clean_name(_text(graph.tensors[place].name)) or f"tensor_{place}"
-            if graph.tensors[place].name is not None and place in names and _text(graph.tensors[place].name) in taken:
+            wanted = names.get(place) or clean_name(text(graph.tensors[place].name)) or f"tensor_{place}"
+            if graph.tensors[place].name is not None and place in names and text(graph.tensors[place].name) in taken:
                 continue  # both an input and an output: it has its name
-            if not (place in ends and _text(graph.tensors[place].name) in taken and ends.count(place) > 1):
+            if not (place in ends and text(graph.tensors[place].name) in taken and ends.count(place) > 1):
                 graph.tensors[place].name = _unused(wanted, taken).encode()
 
 
@@ -203,7 +202,7 @@ def _signature_names(model: Model) -> dict[int, str]:
     if len(signatures) != 1:
         return {}
     maps = [*(signatures[0].inputs or ()), *(signatures[0].outputs or ())]
-    names = {entry.tensorIndex: _text(entry.name) for entry in maps}
+    names = {entry.tensorIndex: text(entry.name) for entry in maps}
     return names if len(set(names.values())) == len(names) else {}
 
 
@@ -215,18 +214,20 @@ def _fold_constants(model: Model) -> None:
     for graph in model.subgraphs:
         kept = []
         for operator in graph.operators:
-            name, places = op_name(model, operator), _list(operator.inputs)
+            name, places = op_name(model, operator), listed(operator.inputs)
             source = graph.tensors[places[0]] if places else None
-            if source is None or not _is_constant(model, source) or name not in ("DENSIFY", "DEQUANTIZE"):
+            if source is None or not is_constant(model, source) or name not in ("DENSIFY", "DEQUANTIZE"):
                 kept.append(operator)
                 continue
             if name == "DEQUANTIZE" and source.type not in (schema.TensorType.FLOAT16, schema.TensorType.FLOAT32):
                 kept.append(operator)
                 continue
-            values = densify(source, _array(model, source)) if source.sparsity is not None else _dense(model, source)
+            values = (
+                densify(source, stored_values(model, source)) if source.sparsity is not None else _dense(model, source)
+            )
             _make_constant(model, graph.tensors[operator.outputs[0]], values)
         graph.operators = kept
-        used = {int(place) for operator in kept for place in _list(operator.inputs)} | set(_list(graph.outputs))
+        used = {int(place) for operator in kept for place in listed(operator.inputs)} | set(listed(graph.outputs))
         for place, tensor in enumerate(graph.tensors):
             if place not in used:
                 tensor.buffer = 0  # tf2onnx would decode it all the same
@@ -254,7 +255,7 @@ def densify(tensor: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         nodes = len(found)
     if len(values) < nodes:
         raise _damaged(tensor)
-    order, blocks = list(sparsity.traversalOrder), _list(sparsity.blockMap)
+    order, blocks = list(sparsity.traversalOrder), listed(sparsity.blockMap)
     place: list[np.ndarray[Any, Any]] = [np.zeros(nodes, np.int64)] * rank
     for axis, column in sorted(zip(order, columns, strict=True), key=lambda pair: int(pair[0])):
         if axis < rank:
@@ -271,12 +272,12 @@ def densify(tensor: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _damaged(tensor: Any) -> Failed:
     return Failed(
-        f"the sparse tensor '{_text(tensor.name)}' does not fit its own index", "download or export the model again"
+        f"the sparse tensor '{text(tensor.name)}' does not fit its own index", "download or export the model again"
     )
 
 
 def real_weights(model: Model) -> tuple[str, ...]:
-    """Turn the integer weights of a dynamic-range model into the real numbers that they stand for; notes what it did."""
+    """Turn the integer weights of a dynamic-range model into the real numbers they stand for; notes what it did."""
     if is_quantized(model):
         return ()
     _fill_zero_points(model)
@@ -287,10 +288,11 @@ def real_weights(model: Model) -> tuple[str, ...]:
                 operator.builtinOptions.asymmetricQuantizeInputs = False
     if not found:
         return ()
-    return (
+    note = (
         f"{found} weights are 8-bit with float activations (dynamic range); they come in as the real numbers they "
-        "stand for, and each profile quantizes as it needs",
+        "stand for, and each profile quantizes as it needs"
     )
+    return (note,)
 
 
 def _as_real(model: Model, types: Sequence[int]) -> int:
@@ -298,7 +300,7 @@ def _as_real(model: Model, types: Sequence[int]) -> int:
     found = 0
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            if tensor.type in types and _has_scale(tensor) and _is_constant(model, tensor):
+            if tensor.type in types and _has_scale(tensor) and is_constant(model, tensor):
                 stored = _dense(model, tensor).astype(np.float64)
                 scale, zero = (_along(tensor, part, stored.ndim) for part in ("scale", "zeroPoint"))
                 _make_constant(model, tensor, (stored - zero) * scale)
@@ -310,7 +312,7 @@ def _narrow_biases(model: Model) -> None:
     """Store the 64-bit biases that 16-bit activations have in 32 bits, or as real numbers where they need more."""
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            if tensor.type != schema.TensorType.INT64 or not _has_scale(tensor) or not _is_constant(model, tensor):
+            if tensor.type != schema.TensorType.INT64 or not _has_scale(tensor) or not is_constant(model, tensor):
                 continue
             values = _dense(model, tensor)
             if np.abs(values).max(initial=0) < np.iinfo(np.int32).max:
@@ -332,7 +334,7 @@ def _fill_zero_points(model: Model) -> None:
     """Write the zeros that a model may leave out: without them tf2onnx takes the tensor for plain integers."""
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            if _has_scale(tensor) and not len(_list(tensor.quantization.zeroPoint)):
+            if _has_scale(tensor) and not len(listed(tensor.quantization.zeroPoint)):
                 tensor.quantization.zeroPoint = np.zeros(len(tensor.quantization.scale), np.int64)
 
 
@@ -349,16 +351,17 @@ def _add_buffer(model: Model, values: np.ndarray[Any, Any]) -> int:
     return len(model.buffers) - 1
 
 
-def _is_constant(model: Model, tensor: Any) -> bool:
+def is_constant(model: Model, tensor: Any) -> bool:
+    """Return whether the tensor has values of its own."""
     data = model.buffers[tensor.buffer].data if tensor.buffer else None
     return data is not None and len(data) > 0
 
 
-def _array(model: Model, tensor: Any) -> np.ndarray[Any, Any]:
+def stored_values(model: Model, tensor: Any) -> np.ndarray[Any, Any]:
     """Return the stored values, flat."""
     if tensor.type not in DTYPES:
         raise Failed(
-            f"the constant '{_text(tensor.name)}' has the type {TYPES.get(tensor.type, tensor.type)}",
+            f"the constant '{text(tensor.name)}' has the type {TYPES.get(tensor.type, tensor.type)}",
             "export the model with 8-bit, 16-bit or 32-bit weights",
             "GateFailed",
         )
@@ -367,11 +370,11 @@ def _array(model: Model, tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def _dense(model: Model, tensor: Any) -> np.ndarray[Any, Any]:
-    return _array(model, tensor).reshape([int(size) for size in _list(tensor.shape)])
+    return stored_values(model, tensor).reshape([int(size) for size in listed(tensor.shape)])
 
 
 def _has_scale(tensor: Any) -> bool:
-    return tensor.quantization is not None and len(_list(tensor.quantization.scale)) > 0
+    return tensor.quantization is not None and len(listed(tensor.quantization.scale)) > 0
 
 
 # operators
@@ -383,7 +386,7 @@ def _flatten_before_fully_connected(model: Model, graph: Any) -> None:
     for operator in graph.operators:
         if op_name(model, operator) == "FULLY_CONNECTED" and not operator.builtinOptions.keepNumDims:
             source = graph.tensors[operator.inputs[0]]
-            if len(_list(source.shape)) != 2:
+            if len(listed(source.shape)) != 2:
                 rewritten.append(_reshape(model, graph, operator))
         rewritten.append(operator)
     graph.operators = rewritten
@@ -394,9 +397,9 @@ def _reshape(model: Model, graph: Any, operator: Any) -> Any:
     source, width = graph.tensors[operator.inputs[0]], int(graph.tensors[operator.inputs[1]].shape[1])
     rows = int(np.prod([int(size) for size in source.shape])) // width
     shape, flat = schema.TensorT(), schema.TensorT()
-    shape.name, shape.shape = _text(source.name).encode() + b"_shape", np.asarray([2], np.int32)
+    shape.name, shape.shape = text(source.name).encode() + b"_shape", np.asarray([2], np.int32)
     shape.type, shape.buffer = schema.TensorType.INT32, _add_buffer(model, np.asarray([-1, width], np.int32))
-    flat.name, flat.shape, flat.type = _text(source.name).encode() + b"_flat", np.asarray([rows, width]), source.type
+    flat.name, flat.shape, flat.type = text(source.name).encode() + b"_flat", np.asarray([rows, width]), source.type
     flat.shapeSignature = np.asarray([-1, width], np.int32)
     flat.quantization, flat.buffer = source.quantization, 0
     graph.tensors += [shape, flat]
@@ -418,106 +421,11 @@ def _opcode(model: Model, number: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-# state
-
-
-def state_as_inputs(model: Model) -> tuple[str, ...]:
-    """Make each variable of a streaming model an input, and its next value an output, where that is the same.
-
-    It is where a variable is read before it is assigned once, and where CALL_ONCE sets it to one number everywhere.
-    The names are those of the variables, the next values have '_next' after them. A model with any other use of
-    variables stays as it is.
-    """
-    graph = model.subgraphs[0]
-    variables = _variables(model, graph)
-    first = _first_values(model)
-    if not variables or any(one is None for one in variables.values()) or set(first) != set(variables):
-        return ()
-    _drop(model, graph, "CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
-    del model.subgraphs[1:]
-    model.signatureDefs = [_with_state(each, variables) for each in model.signatureDefs or ()]
-    notes = []
-    for name, variable in variables.items():
-        assert variable is not None
-        graph.inputs = np.asarray([*_list(graph.inputs), variable.read], np.int32)
-        graph.outputs = np.asarray([*_list(graph.outputs), variable.assigned], np.int32)
-        if not model.signatureDefs:
-            graph.tensors[variable.read].name = name.encode()
-            graph.tensors[variable.assigned].name = f"{name}_next".encode()
-        word = TYPES[graph.tensors[variable.read].type].lower()
-        notes.append(f"the state '{name}' starts as {word} {first[name]:g} everywhere; feed '{name}_next' back into it")
-    return tuple(notes)
-
-
-@dataclass(frozen=True)
-class _Variable:
-    """The tensor that a variable is read into, and the one that is assigned to it."""
-
-    read: int
-    assigned: int
-
-
-def _variables(model: Model, graph: Any) -> dict[str, _Variable | None]:
-    """Return variable -> its tensors, None where it is not read once and then assigned once."""
-    names: dict[int, str] = {}
-    steps: dict[str, list[tuple[str, int]]] = {}
-    for operator in graph.operators:
-        word, places = op_name(model, operator), _list(operator.inputs)
-        if word == "VAR_HANDLE":
-            name = _variable_name(operator)
-            names[operator.outputs[0]] = name
-            steps.setdefault(name, [])
-        elif word == "READ_VARIABLE":
-            steps[names[places[0]]].append(("read", operator.outputs[0]))
-        elif word == "ASSIGN_VARIABLE":
-            steps[names[places[0]]].append(("assigned", places[1]))
-    return {
-        name: _Variable(**dict(done)) if [word for word, _ in done] == ["read", "assigned"] else None
-        for name, done in steps.items()
-    }
-
-
-def _variable_name(operator: Any) -> str:
-    options = operator.builtinOptions
-    return "_".join(part for part in (_text(options.container), _text(options.sharedName)) if part).replace("/", "_")
-
-
-def _first_values(model: Model) -> dict[str, float]:
-    """Return variable -> the one number that a CALL_ONCE subgraph fills it with."""
-    found: dict[str, float] = {}
-    for graph in model.subgraphs[1:]:
-        names: dict[int, str] = {}
-        for operator in graph.operators:
-            word, places = op_name(model, operator), _list(operator.inputs)
-            if word == "VAR_HANDLE":
-                names[operator.outputs[0]] = _variable_name(operator)
-            elif word == "ASSIGN_VARIABLE" and _is_constant(model, graph.tensors[places[1]]):
-                values = np.unique(_array(model, graph.tensors[places[1]]))
-                if len(values) == 1:
-                    found[names[places[0]]] = float(values[0])
-            else:
-                return {}
-    return found
-
-
-def _drop(model: Model, graph: Any, *words: str) -> None:
-    graph.operators = [operator for operator in graph.operators if op_name(model, operator) not in words]
-
-
-def _with_state(signature: Any, variables: Mapping[str, _Variable | None]) -> Any:
-    """Add the variables to a signature, which names the inputs and outputs."""
-    for name, variable in variables.items():
-        assert variable is not None
-        for side, word, place in (("inputs", name, variable.read), ("outputs", f"{name}_next", variable.assigned)):
-            entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = word.encode(), place
-            setattr(signature, side, [*(getattr(signature, side) or ()), entry])
-    return signature
-
-
-def _list(values: Any) -> list[int]:
+def listed(values: Any) -> list[int]:
+    """Return a vector of the schema as a list; one that is not there is empty."""
     return [] if values is None else list(values)
 
 
-def _text(name: Any) -> str:
+def text(name: Any) -> str:
+    """Return a name of the schema, which the reader leaves as bytes."""
     return str(name.decode(errors="replace")) if isinstance(name, bytes) else str(name or "")

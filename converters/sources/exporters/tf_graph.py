@@ -16,7 +16,7 @@ OPSET = 18
 OPSET_16_BIT = 21
 """The first opset whose QuantizeLinear takes 16-bit integers; tf2onnx 1.17 stops at 18."""
 OPTIMIZERS = {name: each for name, each in optimizer._get_optimizers().items() if name != "q_dq_optimizer"}
-"""All but the one that moves Q and DQ past reshapes and copies: providers want each node between DQ and Q, as TFLite has it."""
+"""All but the one that moves Q and DQ past reshapes: providers want each node between DQ and Q, as TFLite has it."""
 MAX_PROTO_BYTES = (1 << 31) - (1 << 20)
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 TOLD = 20

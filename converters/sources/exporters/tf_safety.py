@@ -137,17 +137,11 @@ def _check_object(path: Path, owner: Mapping[str, Any], trusted: bool) -> None:
             f"{path}: layer '{name}' ({kind}) holds code, which would run when the model is loaded",
             "replace it by a layer of Keras; or, where you trust who made the file, add --trust-pickle",
         )
-    if (
-        isinstance(module, str)
-        and isinstance(kind, str)
-        and module
-        and module.split(".")[0] not in ("keras", "tf_keras")
-    ):
-        if module != "builtins" or kind in ("function", "type"):
-            raise Failed(
-                f"{path}: '{name}' is '{kind}' of the module '{module}', which is not Keras",
-                "give the model as a SavedModel (model.export('folder')), which needs no code of yours",
-            )
+    if isinstance(module, str) and isinstance(kind, str) and _is_foreign(module, kind):
+        raise Failed(
+            f"{path}: '{name}' is '{kind}' of the module '{module}', which is not Keras",
+            "give the model as a SavedModel (model.export('folder')), which needs no code of yours",
+        )
     if isinstance(config, dict) and not trusted:
         for key in FILE_KEYS:
             if isinstance(config.get(key), str):
@@ -155,3 +149,10 @@ def _check_object(path: Path, owner: Mapping[str, Any], trusted: bool) -> None:
                     f"{path}: layer '{name}' reads the file '{config[key]}' when the model is loaded",
                     "save the model with the vocabulary in it; or, where you trust the file, add --trust-pickle",
                 )
+
+
+def _is_foreign(module: str, kind: str) -> bool:
+    """Return whether a class is looked up outside Keras; plain types of Python are not, but its functions are."""
+    if module == "builtins":
+        return kind in ("function", "type")
+    return module.split(".")[0] not in ("", "keras", "tf_keras")

@@ -1,6 +1,5 @@
 """PRelu between convolutions becomes operators that onnxruntime computes in blocks; its numbers stay."""
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -47,6 +46,6 @@ def test_prelu_stays_for_other_processors(profile):
     ids=["24 channels", "a slope for each pixel", "a slope for each place", "behind a Sigmoid"],
 )
 def test_prelu_that_would_not_gain_stays_and_is_told(graph, reason):
-    """Where the blocked layout does not take the Conv or the values do not come in it, the node is named with the why."""
+    """Where the blocked layout does not take the Conv or the values do not come in it, the why is told."""
     result = apply(prelu_as_conv, graph, CPU, changes=0)
     assert reason in result.declined[0]

@@ -123,7 +123,7 @@ def test_tensorflow_model_of_keras_2_is_read_by_keras_2(made, opened, tmp_path):
 
 @pytest.mark.all_sources
 def test_tensorflow_saved_model_and_onnx_of_one_net_agree(opened, model_path):
-    """Basic-pitch as SavedModel, made by Keras 2, answers as its own ONNX file; outputs 0, 1, 2 are contour, note, onset."""
+    """Basic-pitch as SavedModel, made by Keras 2, answers as its own ONNX file, whose outputs are numbered."""
     model = opened(model_path("basic-pitch-saved-model"))
     own = onnxruntime.InferenceSession(model_path("basic-pitch"), providers=["CPUExecutionProvider"])
     came = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
@@ -136,7 +136,7 @@ def test_tensorflow_saved_model_and_onnx_of_one_net_agree(opened, model_path):
 
 @pytest.mark.all_sources
 def test_tensorflow_shape_that_is_asked_for_is_in_the_graph(made, opened):
-    """`--shape` fixes the batch before tf2onnx sees the graph; a shape that contradicts the model is refused by both."""
+    """`--shape` fixes the batch before tf2onnx sees the graph; one that contradicts the model is refused."""
     assert interface(opened(made / "net.keras", shapes={"image": (2, 16, 16, 1)}))[0] == {"image": [2, 16, 16, 1]}
     with pytest.raises(BadInput, match="contradicts the model, which has"):
         opened(made / "net.keras", shapes={"image": (1, 8, 16, 1)})

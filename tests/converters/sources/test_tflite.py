@@ -94,7 +94,7 @@ def encodings(path: Path) -> list[tuple[str, list[float], list[int], int | None]
 
 
 def test_tflite_integer_model_keeps_every_scale_of_the_file(made, imported):
-    """Each scale and zero point, per channel too, is one of the file's, and each of the file's is there; none is new."""
+    """Each scale and zero point, per channel too, is one of the file's, and all of them are there."""
     model = imported(made / "int8.tflite")
     file = {(tuple(scales), tuple(zeros)) for scales, zeros in json.loads((made / "int8.json").read_text())}
     graph = {(tuple(scales), tuple(zeros)) for _, scales, zeros, _ in encodings(model.path)}
@@ -156,7 +156,7 @@ def test_tflite_names_are_those_of_the_signature(made, imported):
 
 
 def test_tflite_streaming_model_has_its_state_outside(imported, source_environment, model_path, tmp_path):
-    """The wake word net fed frame by frame, its state handed back each time, has LiteRT's own output and state to the bit."""
+    """The wake word net fed frame by frame, its state handed back, has LiteRT's own output and state to the bit."""
     model = imported(model_path("wakeword"))
     assert model.quantized
     session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
@@ -178,7 +178,7 @@ def test_tflite_streaming_model_has_its_state_outside(imported, source_environme
 
 
 def test_tflite_state_that_is_no_step_is_refused_by_its_operators(made, imported):
-    """A model that assigns its state twice in one run has no next value to give; each operator is named with its place."""
+    """A model that assigns its state twice in one run has no next value; each operator is named with its place."""
     with pytest.raises(GateFailed, match=r"ASSIGN_VARIABLE at operator 7 \('state'\)") as caught:
         imported(made / "counter.tflite")
     assert "VAR_HANDLE at operator 1 ('state')" in caught.value.message
