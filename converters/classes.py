@@ -48,7 +48,7 @@ def _read(path: Path) -> list[str]:
 def _classification(imported: Imported, count: int) -> Task:
     graph = onnx_file.read_model(imported.path).graph
     sizes = {
-        str(value.name): value.shape[-1] for value in graph.outputs if value.shape is not None and len(value.shape)
+        str(value.name): value.shape[-1] for value in graph.outputs if value.shape is not None and len(value.shape) > 1
     }
     output = next((name for name, size in sizes.items() if size == count), None)
     free = [name for name, size in sizes.items() if not isinstance(size, int)]

@@ -93,8 +93,9 @@ def check_source(
     if wrong:
         what = f"the part '{part}' of the imported graph" if part else "the imported graph"
         raise GateFailed(
-            f"{what} is not the model that {imported.framework} runs: {'; '.join(wrong)} ({least:g} dB are asked)",
-            "try another version of the exporter or ONNX made by hand; --parity N lowers the bar, at your own risk",
+            f"{what} is not what {imported.framework} runs: {'; '.join(wrong)} ({least:g} dB are asked)",
+            "if your own function makes the model, fix its seed: it is called again to compare; else try another "
+            "version of the exporter, or ONNX made by hand; --parity N lowers the bar, at your own risk",
         )
     return SourceCheck(imported.framework, inputs, outputs, parity, count)
 

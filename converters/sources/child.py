@@ -26,6 +26,8 @@ EXPORTERS = Path(__file__).parent / "exporters"
 FLAT = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 CHUNK_BYTES = 1 << 20
 TOLD_LINES = 3
+NO_SPACE_BYTES = 1_000_000
+"""A child that ended without a word on a disk with less room than this ran out of it."""
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -112,14 +114,20 @@ def _call(python: Path, script: str, request: Mapping[str, object], options: Opt
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     with (folder / "stderr.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [str(python), str(EXPORTERS / script), str(folder / "request.json")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=folder,
-            env={**environ, **OFFLINE},
-        )
+        try:
+            process = subprocess.Popen(
+                [str(python), str(EXPORTERS / script), str(folder / "request.json")],
+                stdin=subprocess.PIPE,  # never written to: its end tells the child that this process is gone
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                env={**environ, **OFFLINE, "EDGERT_PARENT_ON_STDIN": "1"},
+            )
+        except OSError as exc:
+            raise EnvironmentFailed(
+                f"the Python of a source environment cannot be started: {python}: {exc.strerror}",
+                "make it anew: edgert sources remove NAME, then edgert sources install NAME",
+            ) from exc
         try:
             assert process.stdout is not None
             told = _follow(process.stdout, options.progress)
@@ -164,6 +172,12 @@ def _died(code: int, script: str, log: Path) -> EdgertError:
     """Return the error for a child that ended without saying why."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     said = " | ".join(line.strip() for line in lines[-TOLD_LINES:])[-600:] or "it said nothing"
+    free = shutil.disk_usage(log.parent).free
+    if free < NO_SPACE_BYTES or "No space left on device" in said:
+        return EnvironmentFailed(
+            f"the exporter {script} ended where {free} bytes are free: no space left on device",
+            "free some space on that disk, or write elsewhere with -o",
+        )
     if code < 0:
         return EnvironmentFailed(
             f"the exporter {script} was killed by signal {-code}", f"free some memory and try again; it said: {said}"

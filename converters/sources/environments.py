@@ -115,7 +115,7 @@ def find(names: Sequence[str]) -> Path:
             return interpreter(environments_dir() / name)
     wanted = ENVIRONMENTS[names[0]]
     raise MissingExtra(
-        f"{wanted.what.split(':')[0].split(',')[0]} is not installed here, and this model needs it",
+        f"this model needs the source environment '{wanted.name}' ({wanted.what}), which is not installed here",
         f"edgert sources install {wanted.name}   (about {wanted.size}; or pip install 'edgert[{wanted.name}]')",
     )
 

@@ -31,6 +31,7 @@ SOURCES: Mapping[str, Source] = {
 """In the order they are asked; the first that matches reads the model."""
 
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_URL = re.compile(r"[a-z]+:/")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -75,9 +76,9 @@ def _check_path(path: Path, kind: str | None) -> None:
                 "add --source pytorch or --source sklearn",
             )
         return
-    if _HUB_NAME.fullmatch(str(path)) and not path.suffix:
+    if _URL.match(str(path)) or (_HUB_NAME.fullmatch(str(path)) and not path.suffix):
         raise BadInput(
-            f"there is nothing at '{path}'; hub names are not looked up, for nothing here reaches the network",
+            f"there is nothing at '{path}'; hub names and addresses stay closed: nothing here reaches the network",
             "download the model and give its folder",
         )
     raise BadInput(f"{path}: no such file or folder", "give the path of a model")

@@ -87,6 +87,8 @@ def _read_pixels(path: Path, spec: ImageSpec, height: int, width: int) -> NDArra
             if opened.mode not in _EIGHT_BIT_MODES:
                 raise BadInput(f"'{path}' has pixels of mode {opened.mode}", "save it as an 8-bit picture")
             image = ops.exif_transpose(opened).convert("L" if spec.color == "gray" else "RGB")
+    except FileNotFoundError as exc:
+        raise BadInput(f"'{path}': no such file", "check the path of the picture") from exc
     except broken as exc:
         raise BadInput(f"'{path}' cannot be read as a picture: {exc}", "give a whole PNG, JPEG or WebP file") from exc
     resized = _resize(image, spec, (width, height), image_module.Resampling[spec.filter.upper()], path)

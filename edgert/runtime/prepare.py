@@ -163,7 +163,10 @@ def _samples_axis(spec: TensorSpec) -> int:
 
 def _takes_no(what: str, task: Task | None) -> UsageError:
     why = "it declares no task" if task is None else f"its task, {task.kind}, does not say how"
+    takes = "give a sound file, such as clip.wav" if task is not None and task.audio is not None else ""
+    takes = takes or ("give --text" if task is not None and task.text is not None and task.text.ids else "")
     return UsageError(
         f"the model cannot take {what}: {why}",
-        "convert it from a source that says so, such as a Hugging Face folder, or give arrays as NAME=FILE.npy",
+        takes
+        or "convert it from a source that says so, such as a Hugging Face folder, or give arrays as NAME=FILE.npy",
     )

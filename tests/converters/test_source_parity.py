@@ -65,7 +65,7 @@ def test_check_source_equal_graph_is_exact_and_can_be_replayed(
 
 def test_check_source_graph_one_percent_off_is_at_the_bound(tiny_model: Path, session: Session, tmp_path: Path) -> None:
     """An error of 2 % is 34 dB: below the 40 dB of a float model, above the 20 dB of one that came quantized."""
-    with pytest.raises(GateFailed, match=r"not the model that thing 1 runs.*'y'"):
+    with pytest.raises(GateFailed, match=r"not what thing 1 runs.*'y'"):
         check(tiny_model, session, Framework(session, 1.02), tmp_path / "a")
     assert check(tiny_model, session, Framework(session, 1.02), tmp_path / "b", quantized=True) is not None
     assert check(tiny_model, session, Framework(session, 1.02), tmp_path / "c", least=30.0) is not None

@@ -7,6 +7,7 @@ standard library, numpy, its framework, and this file; nothing else of edgert is
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +41,8 @@ def serve(**verbs: Callable[[Request], None]) -> NoReturn:
     """
     _channel.append(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
+    if os.environ.get("EDGERT_PARENT_ON_STDIN"):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         verbs[request["verb"]](request)
@@ -55,6 +58,12 @@ def serve(**verbs: Callable[[Request], None]) -> NoReturn:
         stream.flush()
     # Some frameworks hang or crash when their threads are torn down; all files are written by now.
     os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: then nobody holds the other end of stdin any more."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 def progress(stage: str, done: int = 0, total: int = 0) -> None:

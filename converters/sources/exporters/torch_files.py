@@ -133,6 +133,8 @@ def _from_script(path: str, options: Mapping[str, Any]) -> Opened:
     schema = module.forward.schema
     signature = inspect.Signature([_parameter(argument) for argument in schema.arguments[1:]])
     given = _call_factory(options) if options["factory"] else None
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], torch.nn.Module):
+        given = given[1]  # the module is in the file already
     arguments = _arguments(_title(path, options), signature, given, options["shapes"])
     arguments = _with_numbers(signature, arguments)
     return Opened("script", module, signature, arguments, input_names(arguments))

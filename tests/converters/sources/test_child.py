@@ -1,13 +1,16 @@
 """The child process that an exporter runs in: what comes back, and what is told when it does not."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from converters.sources import child
+from converters.sources import child, environments
 from converters.sources.imported import Imported, Options
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, GateFailed
 
@@ -109,6 +112,65 @@ serve(export=export)
     time.sleep(0.1)
     with pytest.raises(ProcessLookupError):
         os.kill(seen[0], 0)
+
+
+def test_export_whose_parent_is_killed_ends_by_itself(bench: Bench, tmp_path: Path) -> None:
+    """kill -9 of the converter, as the system does when memory runs out, leaves no framework running."""
+    pid_file = tmp_path / "pid"
+    script = tmp_path / "export_thing.py"
+    script.write_text(
+        f"{HEADER}\ndef export(request):\n    Path({str(pid_file)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "serve(export=export)\n"
+    )
+    (tmp_path / "work").mkdir()
+    code = (
+        "import sys; from pathlib import Path\nfrom converters.sources import child\n"
+        "from converters.sources.imported import Options\n"
+        "child.export('thing', sys.argv[1], ['sklearn'], Path(sys.argv[2]), Options(Path(sys.argv[3])))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(script), str(bench.model), str(tmp_path / "work")])
+    _wait_for(lambda: pid_file.exists() and pid_file.read_text() != "")
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: not _runs(int(pid_file.read_text())))
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within a minute")
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process is there and is more than an entry that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_export_with_a_damaged_environment_says_how_to_make_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment whose Python is no program is named, with the two commands that repair it."""
+    if environments.importable(environments.ENVIRONMENTS["sklearn"]):
+        pytest.skip("this interpreter has scikit-learn itself, so the environment is not used")
+    monkeypatch.setenv("EDGERT_SOURCES", str(tmp_path))
+    python = environments.interpreter(tmp_path / "sklearn")
+    python.parent.mkdir(parents=True)
+    python.write_bytes(b"no program")
+    python.chmod(0o755)
+    requirements = list(environments.ENVIRONMENTS["sklearn"].requirements)
+    marker = {"requirements": requirements, "extra": []}
+    (tmp_path / "sklearn" / environments.MARKER).write_text(json.dumps(marker))
+    (tmp_path / "work").mkdir()
+    with pytest.raises(EnvironmentFailed) as caught:
+        child.export("thing", "export_sklearn.py", ["sklearn"], tmp_path, Options(tmp_path / "work"))
+    assert "edgert sources install" in caught.value.remedy
 
 
 def test_digest_of_folder_depends_on_names_and_bytes(tmp_path: Path) -> None:

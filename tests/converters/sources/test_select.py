@@ -27,10 +27,11 @@ def test_detect_file_of_nothing_known_lists_what_is_known(tmp_path: Path, name: 
     assert all(kind in caught.value.remedy for kind in SOURCES)
 
 
-def test_open_source_hub_name_is_refused_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sentence-transformers/all-MiniLM-L6-v2", "https://example.org/model.onnx"])
+def test_open_source_hub_name_or_address_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
     """Nothing reaches the network: a hub name needs a folder."""
     with pytest.raises(BadInput, match="nothing here reaches the network") as caught:
-        open_source(Path("sentence-transformers/all-MiniLM-L6-v2"), None, Options(tmp_path))
+        open_source(Path(name), None, Options(tmp_path))
     assert "folder" in caught.value.remedy
 
 
