@@ -4,6 +4,7 @@ Needs the package tokenizers, the extra `text`.
 """
 
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgert.manifest import TensorSpec
 from edgert.task import TextSpec
 
 Array = np.ndarray[Any, Any]
+
+log = logging.getLogger("edgert")
 
 MAX_TOKENIZER_BYTES = 64_000_000
 MAX_TEXT_CHARACTERS = 1_000_000  # of one text; far more than any max_tokens keeps
@@ -63,6 +66,11 @@ class Tokenizer:
         longest = max(len(row.ids) for row in rows)
         if longest > room:  # tokenizers does not cut where its special tokens alone do not fit
             raise BadInput(f"{room} tokens leave no room for a text between the special tokens", "allow more tokens")
+        cut = sum(bool(row.overflowing) for row in rows)
+        if cut:
+            log.warning(
+                "%d of %d texts are longer than %d tokens; what comes after them is left out", cut, len(rows), room
+            )
         length = fixed or longest
         columns = {
             self._spec.ids: ([row.ids for row in rows], self._pad),

@@ -45,6 +45,15 @@ def test_encode_cuts_to_the_most_tokens_and_keeps_the_last_special_one(path: Pat
     assert feeds["ids"].tolist() == [[2, 5, 7, 3]]
 
 
+def test_encode_that_cuts_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left out silently: a text that is too long is a warning, one that fits is none."""
+    tokenizer = Tokenizer.open(path, TextSpec("t", 4, *NAMES))
+    tokenizer.encode(["the cat"], inputs())
+    assert caplog.messages == []
+    tokenizer.encode(["the cat", "the cat sat on"], inputs())
+    assert caplog.messages == ["1 of 2 texts are longer than 4 tokens; what comes after them is left out"]
+
+
 @pytest.mark.parametrize("length", [3, 6])
 def test_encode_for_a_fixed_length_fills_exactly_it(path: Path, length: int) -> None:
     """An input of a fixed length is cut and padded to it, in its own dtype."""
