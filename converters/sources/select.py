@@ -30,6 +30,9 @@ SOURCES: Mapping[str, Source] = {
 }
 """In the order they are asked; the first that matches reads the model."""
 
+OPTIONS = {"factory": "pytorch", "submodule": "pytorch", "dynamic": "pytorch", "task": "huggingface"}
+"""Which kind of model an option is for."""
+
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _URL = re.compile(r"[a-z]+:/")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -38,8 +41,8 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def open_source(path: Path, kind: str | None, options: Options) -> Imported:
     """Import the model at `path` as `kind`, or as what its content says where that is None.
 
-    Raises UsageError for an unknown kind, BadInput for a path that is nothing, empty or unknown, and what the source
-    itself raises.
+    Raises UsageError for an unknown kind and an option of another one, BadInput for a path that is nothing, empty or
+    unknown, and what the source itself raises.
     """
     if kind is not None and kind not in SOURCES:
         close = nearest(kind, SOURCES)
@@ -47,7 +50,9 @@ def open_source(path: Path, kind: str | None, options: Options) -> Imported:
             f"unknown source '{kind}'", f"did you mean '{close}'?" if close else f"use one of {', '.join(SOURCES)}"
         )
     _check_path(path, kind)
-    return SOURCES[kind or detect(path)].load(path, options)
+    found = kind or detect(path)
+    _check_options(found, options)
+    return SOURCES[found].load(path, options)
 
 
 def detect(path: Path) -> str:
@@ -60,6 +65,15 @@ def detect(path: Path) -> str:
     raise BadInput(
         f"{path}: this is not an ONNX model, and no other {what} that is known here", f"give one of: {known}"
     )
+
+
+def _check_options(kind: str, options: Options) -> None:
+    """Refuse an option that this kind of model has no use for: the user expects that it does something."""
+    for name, only in OPTIONS.items():
+        if getattr(options, name) and kind != only:
+            raise UsageError(
+                f"--{name} is for models of the kind {only}, and this one is {kind}", f"leave --{name} away"
+            )
 
 
 def _check_path(path: Path, kind: str | None) -> None:

@@ -56,3 +56,10 @@ def test_open_source_unknown_kind_suggests_the_nearest(tiny_model: Path, tmp_pat
     with pytest.raises(UsageError) as caught:
         open_source(tiny_model, "tensorflaw", Options(tmp_path))
     assert "tensorflow" in caught.value.remedy
+
+
+@pytest.mark.parametrize("option", ["factory", "submodule", "task"])
+def test_open_source_option_of_another_kind_is_refused(tiny_model: Path, tmp_path: Path, option: str) -> None:
+    """An option that would do nothing is not ignored."""
+    with pytest.raises(UsageError, match=f"--{option} is for models of the kind"):
+        open_source(tiny_model, None, Options(tmp_path, **{option: "something"}))
