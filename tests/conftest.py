@@ -63,12 +63,15 @@ def shared_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def source_environment() -> Callable[[str], Path]:
-    """Return a function: the name of a source environment -> its Python; skips with the line that installs it."""
+def source_environment() -> Callable[..., Path]:
+    """Return a function: names of source environments, the first that is there counts -> its Python.
 
-    def python_of(name: str) -> Path:
+    It skips, with the line that installs the first, where there is none.
+    """
+
+    def python_of(*names: str) -> Path:
         try:
-            return find([name])
+            return find(names)
         except MissingExtra as exc:
             pytest.skip(f"{exc.message}: {exc.remedy}")
 

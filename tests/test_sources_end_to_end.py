@@ -99,8 +99,7 @@ def efficientnet(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Return the bundle of EfficientNet-Lite0 in float32, from its state_dict."""
-    if not any(name for name in ("torch", "huggingface") if _has(name)):
-        source_environment("torch")
+    source_environment("torch", "huggingface")
     out = tmp_path_factory.mktemp("efficientnet")
     photos = out / "photos"
     photos.mkdir()
@@ -112,12 +111,6 @@ def efficientnet(
         *("--classes", model_path("imagenet-classes"), "--name", "effnet", "-o", out),
     )
     return out / "effnet-x86-avx2.edgert"
-
-
-def _has(name: str) -> bool:
-    from converters.sources.environments import ENVIRONMENTS, importable, is_installed
-
-    return importable(ENVIRONMENTS[name]) or is_installed(name)
 
 
 def test_image_classifier_run_prints_the_five_likeliest_class_names(

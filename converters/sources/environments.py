@@ -46,7 +46,7 @@ ENVIRONMENTS: Mapping[str, Environment] = {
                 "optimum-onnx==0.1.0",
                 "transformers==4.57.6",
                 "safetensors>=0.4,<1",
-                "pillow>=11,<13",
+                "pillow>=11,<14",
                 "onnxruntime>=1.31,<2",
             ),
             ("torch", "onnxscript", "onnx", "transformers", "optimum.exporters.onnx", "PIL"),

@@ -77,7 +77,7 @@ class SourceContract:
     def opened(cls, source_environment, tmp_path_factory) -> Callable[..., Imported]:
         """Return a function that opens a path; it skips where the framework is missing."""
         if cls.environments:
-            source_environment(cls.environments[0])
+            source_environment(*cls.environments)
 
         def open_path(path: Path, kind: str | None = None) -> Imported:
             options = Options(workdir=tmp_path_factory.mktemp("work"), **cls.options)
