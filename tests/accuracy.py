@@ -1,12 +1,14 @@
 """Real models of every framework, converted for three devices and measured on labelled data: `make accuracy`.
 
     python -m tests.accuracy [IDS…]      the models named, or all; prints a table and writes accuracy.json
+    python -m tests.accuracy --imports [IDS…]      only the seconds that each takes to become ONNX
 
 What a figure is: `source` the framework itself, `float` the bundle's float variant, `chosen` the variant the device
 gets, all on the same labelled data, on this machine's CPU. The chosen variant of an accelerator is also run on it, or
 its emulator, and `cosine` is its worst output there against the original. Nothing is asserted: this prints.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import numpy as np
 import converters
 from converters.request import BundleReport, ProfileFailure
 from converters.sources.environments import find
-from converters.sources.imported import Options
+from converters.sources.imported import Imported, Options
 from converters.sources.select import open_source
 from edgert.bundle import open_bundle
 from edgert.errors import EdgertError, EnvironmentFailed
@@ -83,12 +85,37 @@ class Row:
     note: str = ""
 
 
-def main(ids: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Convert and measure the models asked for, or only import them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.accuracy")
+    parser.add_argument("ids", nargs="*", metavar="IDS")
+    parser.add_argument("--imports", action="store_true", help="only the seconds that each takes to become ONNX")
+    asked = parser.parse_args(arguments)
+    cases = [case for case in CASES if not asked.ids or case.id in asked.ids]
+    if asked.imports:
+        _time_imports(cases)
+    else:
+        _measure_all(cases)
+
+
+def _time_imports(cases: Sequence[Case]) -> None:
+    """Print how long the source of each model takes, its framework's own start included."""
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model = case.model(Path(folder))
+                start = time.monotonic()
+                imported = _import(model, case.options, Path(folder) / "work")
+                found = f"{time.monotonic() - start:5.1f} s  {imported.kind}: {imported.framework}"
+            except EdgertError as exc:
+                found = exc.message.splitlines()[0]
+        print(f"{case.id:18} {found}", flush=True)
+
+
+def _measure_all(cases: Sequence[Case]) -> None:
     """Convert and measure, and print the table as it grows."""
     rows: list[Row] = []
-    for case in CASES:
-        if ids and case.id not in ids:
-            continue
+    for case in cases:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -164,13 +191,10 @@ def _row(
 
 def _score_source(model: Path, options: Mapping[str, Any], labelled: Labelled, folder: Path) -> float:
     """Run the framework itself on the labelled data."""
-    work, samples, outputs = (folder / name for name in ("score", "score-in", "score-out"))
-    for one in (work, samples, outputs):
-        one.mkdir()
-    known = {
-        name: options[name] for name in ("factory", "submodule", "trust_pickle", "shapes", "task") if name in options
-    }
-    imported = open_source(model, options.get("source"), Options(work, **known))
+    samples, outputs = folder / "score-in", folder / "score-out"
+    samples.mkdir()
+    outputs.mkdir()
+    imported = _import(model, options, folder / "score")
     for index, feeds in enumerate(labelled.feeds):
         np.savez(samples / f"{index:04d}.npz", **feeds)
     assert imported.rerun is not None
@@ -180,6 +204,14 @@ def _score_source(model: Path, options: Mapping[str, Any], labelled: Labelled, f
         with np.load(file) as arrays:
             found.append({name: arrays[name] for name in arrays.files})
     return labelled.score(found)
+
+
+def _import(model: Path, options: Mapping[str, Any], work: Path) -> Imported:
+    work.mkdir()
+    known = {
+        name: options[name] for name in ("factory", "submodule", "trust_pickle", "shapes", "task") if name in options
+    }
+    return open_source(model, options.get("source"), Options(work, **known))
 
 
 def _score_variant(bundle: Path, name: str, labelled: Labelled) -> float:

@@ -25,6 +25,7 @@ from converters.sources.imported import Imported, Options
 from converters.verify.parity import ParityMeter
 from edgert.cli import group
 from edgert.errors import BadInput, EdgertError, GateFailed, MissingExtra
+from tests.source_answers import source_answers
 
 ROOT = Path(__file__).parents[2]
 LEAST_DB = 40.0
@@ -106,22 +107,10 @@ class SourceContract:
 
     def test_source_agrees_with_its_own_framework(self, imported, tmp_path):
         """The framework itself, run on the same samples, gives what the graph gives: 40 dB or better."""
-        samples, outputs = tmp_path / "samples", tmp_path / "outputs"
-        samples.mkdir()
-        outputs.mkdir()
         random = np.random.default_rng(0)
-        feeds = [self.feeds(random) for _ in range(SAMPLES)]
-        for number, sample in enumerate(feeds):
-            np.savez(samples / f"{number:04d}.npz", **sample)
-        assert imported.rerun is not None
-        imported.rerun(samples, outputs, "")
-        session = onnxruntime.InferenceSession(imported.path, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_outputs()]
         meter = ParityMeter()
-        for number, sample in enumerate(feeds):
-            with np.load(outputs / f"{number:04d}.npz", allow_pickle=False) as reference:
-                assert set(reference.files) == set(names)
-                meter.add(dict(reference), dict(zip(names, session.run(names, sample), strict=True)))
+        for expected, found in source_answers(imported, [self.feeds(random) for _ in range(SAMPLES)], tmp_path):
+            meter.add(expected, found)
         figures = {name: one.sqnr_db for name, one in meter.result().items()}
         assert figures
         assert all(value is None or value >= LEAST_DB for value in figures.values()), figures

@@ -1,13 +1,12 @@
 """Quantized graphs for the tests of passes: a small net with Q and DQ as exporters write them, and what is in it."""
 
 from collections import Counter
-from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from tests.converters.passes.graphs import model
+from tests.converters.passes.graphs import run as run
 
 
 def net(activation: type = np.int8, weight: type = np.int8, interface: str = "float") -> ir.Model:
@@ -72,15 +71,6 @@ def steps(graph: ir.Model) -> Counter[tuple[object, ...]]:
                 node.op_type, str(zero.dtype), scale.tobytes(), zero.tobytes(), node.attributes.get_int("axis", 1)
             ] += 1
     return found
-
-
-def run(graph: ir.Model, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Run the graph node by node, in float between DQ and Q."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    data = ir.to_proto(graph).SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(inputs)))
 
 
 def feeds(graph: ir.Model) -> dict[str, np.ndarray]:

@@ -17,11 +17,13 @@ from edgert.image_spec import parse_image_spec
 from edgert.runtime.images import load_image
 from examples.efficientnet import top1
 from tests import real_samples
+from tests.source_answers import source_answers
 
 MODELS = "tests.converters.sources.torch_models"
 MAKER = Path(__file__).parent / "torch_models.py"
 
 Open = Callable[..., Imported]
+Outputs = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
@@ -63,32 +65,17 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def both(imported: Imported, *feeds: dict[str, np.ndarray]) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return for each sample and each output what ONNX gives and what torch gives."""
-    samples, outputs = imported.path.parent / "samples", imported.path.parent / "outputs"
-    samples.mkdir()
-    outputs.mkdir()
-    for number, feed in enumerate(feeds):
-        np.savez(samples / f"{number:04d}.npz", **feed)
-    assert imported.rerun is not None
-    imported.rerun(samples, outputs, "")
-    session = onnxruntime.InferenceSession(imported.path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    found = []
-    for number, feed in enumerate(feeds):
-        with np.load(outputs / f"{number:04d}.npz") as source:
-            assert sorted(source.files) == sorted(names)
-            pairs = zip(names, session.run(None, feed), strict=True)
-            found.append({name: (value, source[name]) for name, value in pairs})
-    return found
+def both(imported: Imported, *feeds: Outputs) -> list[tuple[Outputs, Outputs]]:
+    """Return for each sample what torch gives and what ONNX gives."""
+    return list(source_answers(imported, feeds, imported.path.parent))
 
 
-def assert_equal(found: list[dict[str, tuple[np.ndarray, np.ndarray]]], tolerance: float = 1e-5) -> None:
-    """Assert that ONNX and torch give the same shapes and numbers."""
-    for outputs in found:
-        for ours, theirs in outputs.values():
-            assert ours.shape == theirs.shape
-            np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+def assert_equal(pairs: list[tuple[Outputs, Outputs]], tolerance: float = 1e-5) -> None:
+    """Assert that torch and ONNX give the same shapes and numbers."""
+    for expected, found in pairs:
+        for name, array in found.items():
+            assert array.shape == expected[name].shape
+            np.testing.assert_allclose(array, expected[name], atol=tolerance, rtol=tolerance)
 
 
 def interface(imported: Imported) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
@@ -174,9 +161,9 @@ def test_silero_script_agrees_with_torch_and_with_the_onnx_of_its_authors(load, 
     found = both(imported, *({"x": sample["input"], "state": sample["state"]} for sample in samples))
     assert_equal(found)
     theirs = onnxruntime.InferenceSession(model_path("silero-vad-16k"), providers=["CPUExecutionProvider"])
-    for sample, outputs in zip(samples, found, strict=True):
+    for sample, (_, outputs) in zip(samples, found, strict=True):
         feed = {value.name: sample[value.name] for value in theirs.get_inputs()}
-        for expected, (ours, _) in zip(theirs.run(None, feed), outputs.values(), strict=True):
+        for expected, ours in zip(theirs.run(None, feed), outputs.values(), strict=True):
             np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 

@@ -16,6 +16,7 @@ from converters.sources import select, tensorflow
 from converters.sources.imported import Imported, Options
 from edgert.errors import BadInput
 from tests import real_samples
+from tests.source_answers import source_answers
 
 MAKER = Path(__file__).with_name("tensorflow_models.py")
 LEAST_DB = 90.0
@@ -46,24 +47,13 @@ def opened(tmp_path) -> Callable[..., Imported]:
 
 def least_db(model: Imported, feeds: list[dict[str, np.ndarray]], folder: Path) -> float:
     """Return the least SQNR of any output over the samples, the graph against TensorFlow itself."""
-    samples, outputs = folder / "samples", folder / "outputs"
-    samples.mkdir()
-    outputs.mkdir()
-    for number, sample in enumerate(feeds):
-        np.savez(samples / f"{number:04d}.npz", **sample)
-    assert model.rerun is not None
-    model.rerun(samples, outputs, "")
-    session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    found = []
-    for number, sample in enumerate(feeds):
-        with np.load(outputs / f"{number:04d}.npz", allow_pickle=False) as expected:
-            assert set(expected.files) == set(names)
-            for name, array in zip(names, session.run(names, sample), strict=True):
-                assert array.shape == expected[name].shape
-                noise = max(float(np.square(array - expected[name]).sum()), 1e-30)
-                found.append(10 * np.log10(float(np.square(expected[name]).sum()) / noise))
-    return min(found)
+    figures = []
+    for expected, found in source_answers(model, feeds, folder):
+        for name, array in found.items():
+            assert array.shape == expected[name].shape
+            noise = max(float(np.square(array - expected[name]).sum()), 1e-30)
+            figures.append(10 * np.log10(float(np.square(expected[name]).sum()) / noise))
+    return min(figures)
 
 
 def interface(model: Imported) -> tuple[dict[str, list[object]], list[str]]:

@@ -19,6 +19,7 @@ from converters.sources.imported import Imported, Options
 from edgert.errors import BadInput, GateFailed
 from edgert.runtime.providers import Absent, find_device
 from tests import real_samples
+from tests.source_answers import source_answers
 
 MAKER = Path(__file__).with_name("tensorflow_models.py")
 SAMPLES = 16
@@ -55,22 +56,10 @@ def _script(source_environment: Callable[[str], Path], *words: object) -> None:
 
 def answers(
     model: Imported, feeds: list[dict[str, np.ndarray]], folder: Path
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield output's name, what LiteRT gives for it and what the ONNX graph gives, for each sample."""
-    samples, outputs = folder / "samples", folder / "outputs"
-    samples.mkdir()
-    outputs.mkdir()
-    for number, sample in enumerate(feeds):
-        np.savez(samples / f"{number:04d}.npz", **sample)
-    assert model.rerun is not None
-    model.rerun(samples, outputs, "")
-    session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    for number, sample in enumerate(feeds):
-        with np.load(outputs / f"{number:04d}.npz", allow_pickle=False) as expected:
-            assert set(expected.files) == set(names)
-            for name, found in zip(names, session.run(names, sample), strict=True):
-                yield name, expected[name], found
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what LiteRT gives and what the ONNX graph gives, for each output of each sample."""
+    for expected, found in source_answers(model, feeds, folder):
+        yield from ((expected[name], array) for name, array in found.items())
 
 
 def integers(kind: type, shape: tuple[int, ...], count: int = SAMPLES) -> list[np.ndarray]:
@@ -126,10 +115,10 @@ def test_tflite_integer_model_answers_as_litert_does(made, imported, tmp_path, n
     feeds = [{"image": array} for array in integers(kind, (1, 16, 16, 1))]
     pairs = list(answers(imported(made / f"{number_format}.tflite"), feeds, tmp_path))
     assert len(pairs) == SAMPLES
-    assert {found.dtype for _, _, found in pairs} == {np.dtype(kind)}
-    steps = np.concatenate([np.abs(found.astype(int) - expected.astype(int)).ravel() for _, expected, found in pairs])
+    assert {found.dtype for _, found in pairs} == {np.dtype(kind)}
+    steps = np.concatenate([np.abs(found.astype(int) - expected.astype(int)).ravel() for expected, found in pairs])
     assert (steps <= 1).mean() >= ONE_STEP
-    assert len({array.tobytes() for _, array, _ in pairs}) > 1, "the answers depend on the pictures"
+    assert len({array.tobytes() for array, _ in pairs}) > 1, "the answers depend on the pictures"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +132,7 @@ def test_tflite_model_with_float_activations_is_a_float_model(made, imported, tm
     assert not encodings(model.path)
     random = np.random.default_rng(0)
     feeds = [{"image": random.random((batch, 16, 16, 1), np.float32)} for batch in (1, 3)]
-    for _, expected, found in answers(model, feeds, tmp_path):
+    for expected, found in answers(model, feeds, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -190,7 +179,7 @@ def test_tflite_sparse_weights_become_dense(imported, model_path, tmp_path):
     model = imported(model_path("face-detection-sparse"))
     random = np.random.default_rng(0)
     feeds = [{"input_1": random.uniform(-1, 1, (1, 192, 192, 3)).astype(np.float32)}]
-    for _, expected, found in answers(model, feeds, tmp_path):
+    for expected, found in answers(model, feeds, tmp_path):
         assert 10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()) > 100
 
 
@@ -310,5 +299,5 @@ def test_tflite_real_nets_answer_as_litert_does(imported, model_path, tmp_path, 
     """Face mesh and iris agree with LiteRT at 100 dB and more."""
     random = np.random.default_rng(0)
     feeds = [{"input_1": random.uniform(0, 1, shape).astype(np.float32)} for _ in range(2)]
-    for _, expected, found in answers(imported(model_path(model)), feeds, tmp_path):
+    for expected, found in answers(imported(model_path(model)), feeds, tmp_path):
         assert 10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()) > 100
