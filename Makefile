@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check bench accuracy clean system-packages
+.PHONY: help demo test test-all check bench bench-convert accuracy clean system-packages
 
 help:
 	@echo "make demo    convert a real model for NPU, integrated GPU and CPU, run every bundle, show a table"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all  the same with TensorFlow and PaddlePaddle"
 	@echo "make check   format, lint, types"
 	@echo "make bench   measure speed against plain onnxruntime"
+	@echo "make bench-convert  measure conversions against quantize_static, onnxslim, NNCF, OpenVINO and LiteRT: half an hour"
 	@echo "make accuracy  convert real models of every framework for three devices and measure them on labelled data"
 	@echo "make clean   remove .venv"
 
@@ -36,6 +37,9 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp system-packages
 	$(BIN)/python -m tests.bench
+
+bench-convert: $(VENV)/peers.stamp system-packages
+	$(BIN)/python -m tests.bench_convert --json bench-convert.json
 
 accuracy: $(VENV)/all-sources.stamp system-packages
 	$(BIN)/python -m tests.accuracy
@@ -78,4 +82,11 @@ $(VENV)/all-sources.stamp: $(VENV)/sources.stamp
 	@for name in paddle paddle2; do \
 	  $(BIN)/edgert sources install $$name || echo "source '$$name' cannot be installed here: its tests will skip"; \
 	done
+	@touch $@
+
+# The engines that `make bench-convert` compares with, each in an environment of its own. One that cannot be installed
+# has a row that says so.
+$(VENV)/peers.stamp: tests/bench_peers/install.py $(VENV)/sources.stamp
+	@echo "installing the engines to compare with (onnxslim, OpenVINO, NNCF, LiteRT): a minute, 1 GB"
+	$(BIN)/python -m tests.bench_peers.install || echo "not all could be installed here: their rows will say so"
 	@touch $@

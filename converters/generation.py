@@ -41,7 +41,7 @@ class Generation:
 
     def judge(self, run: Run, meter: ParityMeter) -> None:
         """Generate with a variant, and add its tokens beside the expected ones to `meter`, place by place."""
-        decoder = _Decoder(self.inputs, run)
+        decoder = DecoderRun(self.inputs, run)
         for clip, expected in zip(self.encoded, self.expected, strict=True):
             most = min(self.spec.max_tokens, len(self.spec.prompt) + len(expected) + FURTHER)
             seen = generate(clip, decoder, replace(self.spec, max_tokens=most))
@@ -50,11 +50,14 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class DecoderRun:
+    """A decoder that is only a way to run it, with the inputs that it takes."""
+
     inputs: tuple[TensorSpec, ...]
     call: Run
 
     def run(self, feeds: Mapping[str, Array], /) -> dict[str, Array]:
+        """Run once."""
         return self.call(feeds)
 
 

@@ -1,25 +1,33 @@
 """From the model file to the float graph of one class of processor: the literal lists of passes, a check after each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from converters.passes.affine_as_conv import affine_as_conv
+from converters.passes.channel_pad_as_conv import channel_pad_as_conv
 from converters.passes.check import check_model
+from converters.passes.conv_transpose_as_conv import conv_transpose_as_conv
 from converters.passes.fold_affine import fold_affine
 from converters.passes.fold_constants import fold_constants
+from converters.passes.full_rank_operands import full_rank_operands
 from converters.passes.fuse_activations import fuse_activations
 from converters.passes.fuse_layer_norm import fuse_layer_norm
 from converters.passes.fuse_softmax import fuse_softmax
+from converters.passes.gate_with_residual import gate_with_residual
 from converters.passes.infer_shapes import infer_shapes
 from converters.passes.lift_constants import lift_constants
+from converters.passes.one_hot_as_gather import one_hot_as_gather
+from converters.passes.pack_outputs import pack_outputs
+from converters.passes.pad_channels import pad_channels
 from converters.passes.prelu_as_conv import prelu_as_conv
 from converters.passes.raise_opset import raise_opset
 from converters.passes.remove_no_ops import remove_no_ops
 from converters.passes.result import PassResult
 from converters.passes.set_shapes import set_input_shapes, unresolved
+from converters.passes.transpose_into_conv import transpose_into_conv
 from converters.sources import onnx_file
 from edgert.profile import DeviceProfile
 
@@ -33,16 +41,29 @@ SPEED: tuple[Pass, ...] = (
     fold_constants,
     remove_no_ops,
     fuse_activations,
+    one_hot_as_gather,
     fuse_softmax,
     fold_affine,
     affine_as_conv,
+    gate_with_residual,
     fuse_layer_norm,
     prelu_as_conv,
+    channel_pad_as_conv,
+    transpose_into_conv,
+    conv_transpose_as_conv,
+    pack_outputs,
+    pad_channels,
     remove_no_ops,
+    full_rank_operands,
     fold_constants,
     infer_shapes,
 )
-"""What makes it fast without changing what it computes; a layer norm may leave Transposes that meet others."""
+"""What makes it fast without changing what it computes; a layer norm may leave Transposes that meet others.
+
+What only reshapes convolutions for ONNX Runtime's blocked layout comes after what folds into them."""
+
+REVERTED = "taken back"
+"""What `declined` says of a pass whose result was thrown away."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +92,21 @@ class FloatGraph:
 
 
 def float_graph(
-    path: Path, profile: DeviceProfile, shapes: Mapping[str, tuple[int, ...]], *, speed: bool = True
+    path: Path,
+    profile: DeviceProfile,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    speed: bool = True,
+    passes: Sequence[Pass] = SPEED,
+    agrees: Callable[[ir.Model], bool] | None = None,
 ) -> FloatGraph:
     """Load the model at `path` and run the passes for `profile` on it, with the given input shapes fixed.
 
     `speed=False` runs no pass at all: the graph stays as it came, with its opset and its weights where they were.
+    `agrees` says whether a model still computes what the original does. It is asked once at the end; if it says no,
+    the passes run again, and it is asked after each that changes something. A pass that fails, that leaves the graph
+    inconsistent or that disagrees is taken back: its step has no changes and says why.
+
     Raises BadInput for a model that cannot be normalised or shapes that contradict it.
     """
     model = onnx_file.read_model(path)
@@ -83,8 +114,37 @@ def float_graph(
     given = set_input_shapes(model, shapes)
     check_model(model)
     steps.append(Step("set_input_shapes", given.changes, given.declined))
-    steps += [_run(one, model, profile) for one in (SPEED if speed else ())]
-    return FloatGraph(model, tuple(steps), tuple(unresolved(model)))
+    fast, more = _speed_up(model, profile, passes if speed else ())
+    if agrees is not None and not agrees(fast):
+        fast, more = _speed_up(model, profile, passes if speed else (), agrees)
+    return FloatGraph(fast, (*steps, *more), tuple(unresolved(fast)))
+
+
+def _speed_up(
+    model: ir.Model,
+    profile: DeviceProfile,
+    passes: Sequence[Pass],
+    agrees: Callable[[ir.Model], bool] = lambda _: True,
+) -> tuple[ir.Model, list[Step]]:
+    """Run passes on copies of the model, which stays as it is; return the last copy in which nothing broke."""
+    steps = list[Step]()
+    for one in passes:
+        copy = model.clone()
+        step = _attempt(one, copy, profile)
+        if step.changes and not agrees(copy):
+            step = Step(one.__name__, 0, (f"graph: {REVERTED}, it changed what the model computes",))
+        steps.append(step)
+        model = copy if step.changes else model
+    return model, steps
+
+
+def _attempt(one: Pass, model: ir.Model, profile: DeviceProfile) -> Step:
+    """Run a pass; where it fails, whatever the error, say so in a step without changes."""
+    try:
+        return _run(one, model, profile)
+    except Exception as exc:  # noqa: BLE001  a library's optimiser may end in anything; the graph before it is whole
+        said = next(iter(str(exc).splitlines()), "")
+        return Step(one.__name__, 0, (f"graph: {REVERTED}, {type(exc).__name__}: {said}",))
 
 
 def _run(one: Pass, model: ir.Model, profile: DeviceProfile) -> Step:

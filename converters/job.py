@@ -5,33 +5,45 @@ Deciding which candidate wins is left to `converters.candidates`; the order of t
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 
+from converters.calibrations import Calibrations, CalibrationSettings
 from converters.generation import Generation
-from converters.graphs import FloatGraph, float_graph
-from converters.quantize.calibrate import calibrate
+from converters.graphs import FloatGraph, Step, float_graph
+from converters.passes.blocked_layout import block_of, has_blocked_layout
+from converters.quantize.bias_correction import correct_bias
+from converters.quantize.calibrate import Statistics
+from converters.quantize.equalise import equalise
 from converters.quantize.observers import TensorRange
+from converters.quantize.plan import Plan
 from converters.request import Request
 from converters.samples import Samples
+from converters.search_cache import SearchCache, file_digest
 from converters.source_parity import SourceCheck
 from converters.sources.imported import Imported
 from converters.variants import WeightsFile, variant_bytes, write_variant
-from converters.verify.parity import OutputParity, ParityMeter, gate_value
+from converters.verify.evaluation import AGREEMENT, Evaluation, Run
+from converters.verify.parity import PARITY_METRICS, OutputParity, ParityMeter, gate_value
+from edgert import __version__
 from edgert.errors import BadInput
 from edgert.host import HostFacts
 from edgert.manifest import TensorSpec
 from edgert.profile import DeviceProfile
 from edgert.runtime.placement import where
 from edgert.runtime.providers import ProviderDevice
-from edgert.runtime.session import Session
+from edgert.runtime.session import RunFailed, Session
 from edgert.runtime.timing import TURN_S, Latency, interleave, summarise
 
 TIMING_ROUNDS = 12
+LEAST_AGREEMENT = 0.9999
+"""The least cosine, or share of equal labels, that the float graph must have: passes change rounding, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +75,35 @@ class Shared:
     generation: Generation | None
     source_check: SourceCheck | None
     static_shapes: Mapping[str, tuple[int, ...]]
+    evaluation: Evaluation | None = None
+    reference_score: float | None = None
+    limited_scores: dict[int, float] = field(default_factory=dict)
     graphs: dict[object, FloatGraph] = field(default_factory=dict)
+    calibrations: Calibrations = field(default_factory=Calibrations)
     ranges: dict[object, Mapping[str, TensorRange]] = field(default_factory=dict)
+    rankings: dict[object, Any] = field(default_factory=dict)
+    hints: dict[object, Any] = field(default_factory=dict)
+    cache: SearchCache = field(default_factory=SearchCache)
+    begun_s: float = field(default_factory=time.monotonic)
     written: int = 0
+
+    def evaluation_json(self) -> dict[str, object]:
+        """Return what the variants are judged by, and what the original itself has."""
+        if self.evaluation is not None:
+            return {**self.evaluation.recipe_json(), "original": self.reference_score, "note": self.evaluation.note}
+        said = {"metric": self.request.metric, "kind": "agreement", "samples": self.samples.count, "digest": ""}
+        return {**said, "original": 1.0, "note": AGREEMENT}
+
+    def original_score(self, limit: int | None) -> float:
+        """Return the score of the original over at most `limit` samples, measured once for each limit."""
+        assert self.evaluation is not None
+        everything = limit is None or (self.evaluation.samples is not None and limit >= self.evaluation.samples)
+        if everything and self.reference_score is not None:
+            return self.reference_score
+        key = 0 if limit is None else limit
+        if key not in self.limited_scores:
+            self.limited_scores[key] = self.evaluation.original_score(self.original.run, limit)
+        return self.limited_scores[key]
 
 
 @dataclass
@@ -99,15 +137,28 @@ class Job:
         Where the samples' shapes make the graph invalid (a branch for another input size that never runs), only the
         shapes asked for are fixed.
         """
-        key = (processor, speed, self.profile.opset, tuple(sorted(self.shapes.items())))
+        profile = replace(self.profile, processor=processor)
+        layout = block_of(profile) if has_blocked_layout(profile) else 0
+        key = (processor, speed, profile.opset, layout, tuple(sorted(self.shapes.items())))
         if key not in self.shared.graphs:
             self.progress(f"graph passes for {processor}")
-            profile = replace(self.profile, processor=processor)
-            graph = float_graph(self.path, profile, self.shapes, speed=speed)
+            agrees = self._agrees if speed else None
+            graph = float_graph(self.path, profile, self.shapes, speed=speed, agrees=agrees)
             if self.shapes != self.request.shapes and not self._loads(graph):
-                graph = float_graph(self.path, profile, self.request.shapes, speed=speed)
+                graph = float_graph(self.path, profile, self.request.shapes, speed=speed, agrees=agrees)
             self.shared.graphs[key] = graph
         return self.shared.graphs[key]
+
+    def _agrees(self, model: ir.Model) -> bool:
+        """Say whether a graph gives on the first sample what the original does; one that does not load is no answer."""
+        feeds = next(self.feeds(1))
+        try:
+            with self.open_cpu(self.write(model, "agrees").path) as session:
+                meter = ParityMeter()
+                meter.add(self.shared.original.run(feeds), session.run(feeds))
+        except (BadInput, RunFailed):
+            return True
+        return all(one.cosine_min >= LEAST_AGREEMENT for one in meter.result().values())
 
     def _loads(self, graph: FloatGraph) -> bool:
         try:
@@ -121,18 +172,44 @@ class Job:
         """The input shapes to fix: those asked for, and all of them where the profile takes only static ones."""
         return self.shared.static_shapes if self.profile.shapes == "static" else self.request.shapes
 
-    def ranges(self, processor: str, method: str) -> Mapping[str, TensorRange]:
-        """Return the ranges of all float tensors of the float graph for `processor`, calibrated once per call."""
-        key = (processor, self.profile.opset, tuple(sorted(self.shapes.items())), method)
+    def statistics_of(self, graph: FloatGraph) -> Statistics:
+        """Return what the samples make of every tensor of a float graph; each graph is calibrated at most once."""
+        settings = CalibrationSettings(
+            self.shared.scratch,
+            self.request.memory_budget,
+            self.request.threads,
+            lambda done, total: self.progress("calibrating", done, total),
+        )
+        return self.shared.calibrations.statistics(
+            graph.model, self.shared.samples, self.shared.static_shapes, settings
+        )
+
+    def ranges(self, graph: FloatGraph, method: str, levels: int = 256) -> Mapping[str, TensorRange]:
+        """Return the ranges of all float tensors of a float graph, for encodings of `levels` steps."""
+        statistics = self.statistics_of(graph)
+        key = (id(statistics), method, levels)  # statistics live as long as the call
         if key not in self.shared.ranges:
-            self.shared.ranges[key] = calibrate(
-                self.float_graph(processor).model,
-                self.shared.samples,
-                method=method,
-                workdir=self.shared.scratch,
-                progress=lambda done, total: self.progress(f"calibrating ({method})", done, total),
-            )
+            self.shared.ranges[key] = statistics.choose(method, levels)
         return self.shared.ranges[key]
+
+    def equalised(self, processor: str) -> FloatGraph | None:
+        """Return the float graph for `processor` with channels of more equal size; None where none were worth it."""
+        graph = self.float_graph(processor)
+        key = ("equalised", id(graph))
+        if key not in self.shared.graphs:
+            result = equalise(graph.model, self.statistics_of(graph))
+            step = Step("equalise", len(result.scaled), result.notes)
+            self.shared.graphs[key] = replace(graph, model=result.model, steps=(*graph.steps, step))
+        found = self.shared.graphs[key]
+        return found if found.changes()["equalise"] else None
+
+    def corrected(self, graph: FloatGraph, plan: Plan) -> FloatGraph:
+        """Return a copy of a float graph whose biases make up for the rounding that `plan` does."""
+        shared = self.shared
+        result = correct_bias(
+            graph.model, plan, self.feeds(), workdir=shared.scratch, device=shared.cpu, threads=self.request.threads
+        )
+        return replace(graph, model=result.model, steps=(*graph.steps, Step("correct_bias", len(result.shifts), ())))
 
     def write(self, model: ir.Model, name: str) -> Written:
         """Write a candidate into a scratch folder of its own."""
@@ -140,7 +217,7 @@ class Job:
         folder = self.shared.scratch / f"{self.shared.written:02d}-{name}"
         folder.mkdir()
         path = write_variant(model, name, WeightsFile(folder), folder)
-        return Written(model, path, variant_bytes(model, path))
+        return Written(model, path, variant_bytes(path))
 
     def open_cpu(self, path: Path) -> Session:
         """Open a variant on this machine's CPU, through the session that a device uses."""
@@ -167,9 +244,53 @@ class Job:
                 self.shared.generation.judge(session.run, meters[name])
         return {name: meter.result() for name, meter in meters.items()}
 
-    def gate(self, parity: Mapping[str, OutputParity]) -> float:
-        """Return the value that `--max-drop` judges."""
-        return gate_value(parity, self.request.metric)
+    def is_out_of_time(self) -> bool:
+        """Say whether the time for this call is used up, so that no further candidate is begun."""
+        budget = self.request.time_budget_s
+        return budget is not None and time.monotonic() - self.shared.begun_s > budget
+
+    def parity_of(self, name: str, written: Written, session: Session) -> dict[str, OutputParity]:
+        """Return the parity of what was written, open as `session` on the CPU; it is measured once for all time."""
+        parts = self.measured_of("parity", file_digest(written.path))
+        found = self.shared.cache.get(parts)
+        if found is not None:
+            return {output: OutputParity(**entry) for output, entry in found.items() if isinstance(entry, dict)}
+        parity = self.compare({name: session}, f"comparing {name}")[name]
+        self.shared.cache.put(parts, {output: asdict(entry) for output, entry in parity.items()})
+        return parity
+
+    def measured_of(self, what: str, file: str) -> dict[str, object]:
+        """Return all that an accuracy depends on, for a variant whose files have the digest `file`."""
+        shared = self.shared
+        return {
+            "what": what,
+            "file": file,
+            "original": shared.imported.sha256,
+            "part": shared.part,
+            "tools": dict(shared.imported.tools),
+            "samples": shared.samples.digest,
+            "threads": self.request.threads,
+            "cpu": shared.host.cpu_name,
+            "onnxruntime": onnxruntime.__version__,
+            "edgert": __version__,
+        }
+
+    def evaluate(self, run: Run, limit: int | None = None) -> float | None:
+        """Return the score of a model over at most `limit` samples, None where the parity of its outputs is judged."""
+        if self.shared.evaluation is None:
+            return None
+        self.progress(f"scoring by {self.shared.evaluation.metric}")
+        return self.shared.evaluation.measure(run, limit)
+
+    def gate(self, parity: Mapping[str, OutputParity], score: float | None = None, limit: int | None = None) -> float:
+        """Return the value that `--max-drop` judges: with a score 1 - how much worse it is than the original's.
+
+        Without one it is the parity's metric, the cosine where the metric is none that a parity answers. `limit` is
+        the one that the score was measured with.
+        """
+        if self.shared.evaluation is not None and score is not None:
+            return self.shared.evaluation.gate_value(score, self.shared.original_score(limit))
+        return gate_value(parity, self.request.metric if self.request.metric in PARITY_METRICS else "cosine")
 
     def holds(self, value: float) -> bool:
         """Say whether a gate value is within `--max-drop` of the original, which has 1.0."""

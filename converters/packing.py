@@ -12,13 +12,16 @@ import numpy as np
 
 from converters.candidates.choice import Choice
 from converters.job import Job
+from converters.recipe import TOLD, Built, write_recipe
 from converters.reference import reference_profile
+from converters.replay import recipe_of
 from converters.request import BundleReport, VariantReport
+from converters.sources.imported import Imported
 from converters.variants import WeightsFile, write_variant
 from converters.verify.parity import ParityMeter
 from edgert import __version__, strict_json
 from edgert.bundle import write_bundle
-from edgert.manifest import MEASUREMENTS_NAME, Golden, Manifest, TensorSpec, Variant
+from edgert.manifest import MEASUREMENTS_NAME, RECIPE_NAME, Golden, Manifest, TensorSpec, Variant
 from edgert.runtime.golden import GoldenVector, write_golden
 
 GOLDEN_FILE = "golden.npz"
@@ -27,7 +30,7 @@ GOLDEN_VECTORS = 2
 GOLDEN_BYTES = 8_000_000
 """A second golden vector is left out where the first alone is as large as this."""
 REFERENCE_SAMPLES = 64
-TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy")
+TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy", "tomli-w")
 NO_LICENSE = "NOASSERTION"
 
 Pair = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
@@ -36,10 +39,13 @@ Pair = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class PartFile:
-    """The bundle of a part, which lies in the staging folder, and why it is not where it should be ("" if it is)."""
+    """The bundle of a part, which lies in the staging folder, what builds it again, and why it is not where it should
+    be ("" if it is).
+    """
 
     part: str
     report: BundleReport
+    built: Built
     warning: str = ""
 
 
@@ -56,8 +62,12 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequ
     outputs = _write_reference(job, choice, staging)
     choice = replace(choice, reports=[_with_source(job, staging, report) for report in choice.reports])
     manifest = _manifest(job, choice, outputs, len(golden), minimum, parts)
+    inner = {part.part: part.built for part in parts}
+    write_recipe(recipe_of(job, built_of(job, choice), inner, tools_of(job.shared.imported)), staging / RECIPE_NAME)
     warnings = manifest.warnings
-    (staging / MEASUREMENTS_NAME).write_text(strict_json.dumps(_measurements(job, choice, parts)), encoding="utf-8")
+    if not job.shared.part:  # a part's figures stand in the outer bundle, whose digest covers every byte of the part
+        measured = strict_json.dumps(_measurements(job, choice, parts))
+        (staging / MEASUREMENTS_NAME).write_text(measured, encoding="utf-8")
     digest = write_bundle(staging, manifest, destination)
     size = (
         sum(file.stat().st_size for file in destination.iterdir())
@@ -75,7 +85,18 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequ
         candidates=choice.candidates,
         warnings=warnings,
         parts={part.part: part.report for part in parts},
+        layers=choice.layers,
     )
+
+
+def built_of(job: Job, choice: Choice, warning: str = "") -> Built:
+    """Return what builds the chosen candidate again."""
+    return Built.of(choice.recipe, _precision(choice, choice.chosen), job.profile.processor, warning)
+
+
+def tools_of(imported: Imported) -> dict[str, str]:
+    """Return the versions of all that has a part in a bundle's bytes."""
+    return {**imported.tools, "edgert": __version__, **{name: version(name) for name in TOOLS}}
 
 
 def _with_source(job: Job, staging: Path, report: VariantReport) -> VariantReport:
@@ -193,15 +214,18 @@ def _inputs(job: Job) -> tuple[TensorSpec, ...]:
 
 def _recipe(job: Job, choice: Choice) -> dict[str, object]:
     request, samples, imported = job.request, job.shared.samples, job.shared.imported
+    settings = built_of(job, choice).document()
     return {
-        "precision": _precision(choice, choice.chosen),
+        "candidate": settings.pop("label"),
         "metric": request.metric,
         "max_drop": request.max_drop,
+        "evaluation": {key: job.shared.evaluation_json()[key] for key in ("kind", "samples", "digest")},
         "shapes": {name: list(shape) for name, shape in job.shapes.items()},
         "calibration": {"kind": samples.kind, "count": samples.count, "digest": samples.digest},
         "source": {"format": imported.kind, "sha256": imported.sha256},
-        "tools": {**imported.tools, "edgert": __version__, **{name: version(name) for name in TOOLS}},
-        **choice.recipe,
+        "tools": tools_of(imported),
+        **{key: choice.recipe[key] for key in TOLD if key in choice.recipe},
+        **settings,
     }
 
 
@@ -215,10 +239,12 @@ def _measurements(job: Job, choice: Choice, parts: Sequence[PartFile]) -> dict[s
         "reason": choice.reason,
         "metric": job.request.metric,
         "max_drop": job.request.max_drop,
+        "evaluation": job.shared.evaluation_json(),
         "source": check.to_json() if check else None,
         "variants": [report.to_json() for report in choice.reports],
-        "parts": {part.part: part.report.to_json() for part in parts},
+        "parts": {part.part: {**part.report.to_json(), "path": None} for part in parts},
         "candidates": [candidate.to_json() for candidate in choice.candidates],
+        "layers": [layer.to_json() for layer in choice.layers],
         "passes": [
             {"name": step.name, "changes": step.changes, "declined": list(step.declined)}
             for step in job.float_graph(job.profile.processor).steps

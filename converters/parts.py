@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from converters.bench import Part, open_bench
+from converters.candidates.choice import Choice
 from converters.candidates.choose import choose
 from converters.generation import Generation
 from converters.job import Job, Shared
-from converters.packing import PartFile, pack
+from converters.packing import PartFile, built_of, pack
 from edgert.errors import EdgertError, EnvironmentFailed, GateFailed
 from edgert.profile import DeviceProfile
 from edgert.runtime.session import Session
@@ -40,13 +41,21 @@ def _open_part(shared: Shared, name: str, profiles: Sequence[DeviceProfile]) -> 
     if generate is None or generate.decoder != name:
         raise GateFailed(f"nothing says how the part '{name}' of the model is fed", "report this: its source must")
     steps, generation = _record(shared, name, generate)
+    of_part = shared.evaluation.of_part if shared.evaluation else None
+    evaluation = of_part(generation.inputs) if of_part else None
     request = replace(
-        shared.request, name=f"{shared.request.bundle_name}-{name}", shapes={}, images={}, samples=len(steps)
+        shared.request,
+        name=f"{shared.request.bundle_name}-{name}",
+        shapes={},
+        images={},
+        samples=len(steps),
+        labels=None,
+        evaluate=None,
     )
     imported = replace(shared.imported, task=None, images={}, files={}, examples=None)
     scratch = shared.scratch / f"part-{name}"
     scratch.mkdir()
-    part = Part(name, lambda: iter(steps), generation)
+    part = Part(name, lambda: iter(steps), generation, evaluation)
     with open_bench(request, imported, scratch, profiles, part) as bench:
         yield bench
 
@@ -74,9 +83,20 @@ def convert_part(bench: Shared, profile: DeviceProfile, staging: Path) -> PartFi
     destination = staging / f"{bench.part}.edgert"
     inner = staging.with_name(f"{staging.name}-{bench.part}")
     inner.mkdir()
-    job, warning = Job(bench, profile), ""
+    job, choice, warning = _choose(bench, profile)
+    return PartFile(bench.part, pack(job, choice, inner, destination), built_of(job, choice, warning), warning)
+
+
+def _choose(bench: Shared, profile: DeviceProfile) -> tuple[Job, Choice, str]:
+    """Return the job that was done, what came out, and why it is not on the profile's accelerator, "" where it is."""
+    job, recipe = Job(bench, profile), bench.request.replay
+    on_cpu = Job(bench, replace(profile, processor="cpu", shapes="dynamic", providers=profile.providers[-1:]))
+    if recipe is not None:
+        built = recipe.built_for(bench.part)
+        job = on_cpu if built.processor == "cpu" != profile.processor else job
+        return job, choose(job), built.warning
     try:
-        choice = choose(job)
+        return job, choose(job), ""
     except EnvironmentFailed:
         raise
     except EdgertError as exc:
@@ -84,6 +104,4 @@ def convert_part(bench: Shared, profile: DeviceProfile, staging: Path) -> PartFi
             raise
         why = exc.message.removeprefix(f"profile '{profile.id}': ")
         warning = f"the {bench.part} runs on the CPU of this device, not on its {profile.processor.upper()}: {why}"
-        job = Job(bench, replace(profile, processor="cpu", shapes="dynamic", providers=profile.providers[-1:]))
-        choice = choose(job)
-    return PartFile(bench.part, pack(job, choice, inner, destination), warning)
+        return on_cpu, choose(on_cpu), warning

@@ -9,16 +9,19 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from converters.bench import open_bench
-from converters.candidates.accelerator import AcceleratorFailed
+from converters.candidates.choice import NothingHolds
 from converters.candidates.choose import choose
 from converters.classes import with_classes
 from converters.job import Job, Shared
-from converters.packing import pack
+from converters.packing import pack, tools_of
 from converters.parts import convert_part, open_parts
 from converters.passes.set_shapes import set_input_shapes
+from converters.recipe import Recipe, read_recipe
+from converters.replay import check_data, check_model, check_profiles, differences, replayed
 from converters.report.page import write_report
 from converters.request import (
     PRECISIONS,
@@ -32,7 +35,7 @@ from converters.request import (
 from converters.sources import onnx_file
 from converters.sources.imported import Imported, Options
 from converters.sources.select import open_source
-from converters.verify.parity import METRICS
+from converters.verify.evaluate import check_request
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, UsageError, nearest
 from edgert.image_spec import ImageSpec
 from edgert.profile import load_profile
@@ -40,15 +43,18 @@ from edgert.profile import load_profile
 
 def convert(
     model: str | Path,
-    profiles: Sequence[str],
+    profiles: Sequence[str] = (),
     *,
+    recipe: str | Path | None = None,
     calibration: str | None = None,
     output: str | Path = ".",
     shapes: Mapping[str, Sequence[int]] | None = None,
     images: Mapping[str, ImageSpec] | None = None,
     precision: str = "auto",
     max_drop: float = 0.01,
-    metric: str = "cosine",
+    metric: str | None = None,
+    labels: str | Path | None = None,
+    evaluate: str | None = None,
     license: str | None = None,
     name: str | None = None,
     version: str = "1",
@@ -56,6 +62,7 @@ def convert(
     threads: int = 0,
     samples: int = 64,
     emulator_samples: int = 2,
+    memory_budget: float = 1e9,
     source: str | None = None,
     task: str | None = None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
@@ -64,6 +71,7 @@ def convert(
     trust_pickle: bool = False,
     parity_db: float | None = None,
     classes: str | Path | None = None,
+    time_budget_s: float | None = None,
     progress: Progress = no_progress,
 ) -> Conversion:
     """Convert a model for each of `profiles` and write the bundles into `output`.
@@ -71,8 +79,15 @@ def convert(
     `model` is a file or folder of one of the kinds in `converters.sources.select`, told from its content unless
     `source` names it, or `module:function`. `calibration` is a folder of images, sounds, texts or arrays, one such
     file, `module:function`, or "random"; a text model has sentences of its own where it is None. At most `samples`
-    samples of it are used, `emulator_samples` on an emulated accelerator. `shapes` fixes input shapes. `parity_db` is
+    samples of it are used, `emulator_samples` on an emulated accelerator. `memory_budget` bounds, in bytes, what
+    calibration holds at once beside the weights. `shapes` fixes input shapes. `parity_db` is
     the least SQNR of the imported graph against the framework it came from (40 dB; 20 dB where it came quantized).
+    Variants are scored by `metric`: against the right answers in the file `labels`, whose files are then not calibrated
+    with, by what `evaluate`, a `module:function`, returns, or by how near their outputs are to the original's.
+    After `time_budget_s` seconds no further candidate is begun.
+    `recipe`, a `recipe.toml` or a bundle that holds one, builds the candidate that came out there and searches nothing:
+    the same model, data and tools give the same bytes. It says everything but the files and callables, which are given
+    again; what is given beside it must be what it says.
     A profile that fails is an entry with its error in the answer, and leaves nothing on disk; the others go on.
 
     Raises UsageError and BadInput before any work for what is wrong with the call, the model or the samples,
@@ -89,7 +104,9 @@ def convert(
             images=dict(images or {}),
             precision=precision,
             max_drop=max_drop,
-            metric=metric,
+            metric=metric or "",
+            labels=None if labels is None else Path(labels),
+            evaluate=evaluate,
             license=license,
             name=name,
             version=version,
@@ -97,6 +114,7 @@ def convert(
             threads=threads,
             samples=samples,
             emulator_samples=emulator_samples,
+            memory_budget=memory_budget,
             source=source,
             task=task,
             dynamic={name: tuple(dims) for name, dims in (dynamic or {}).items()},
@@ -105,23 +123,35 @@ def convert(
             trust_pickle=trust_pickle,
             parity_db=parity_db,
             classes=None if classes is None else Path(classes),
+            time_budget_s=time_budget_s,
             progress=progress,
-        )
+        ),
+        None if recipe is None else read_recipe(Path(recipe)),
     )
 
 
-def convert_request(request: Request) -> Conversion:
-    """Do what `request` asks; see `convert`."""
+def convert_request(request: Request, recipe: Recipe | None = None) -> Conversion:
+    """Do what `request` asks, or what a recipe says; see `convert`."""
+    if recipe is not None:
+        request = replayed(request, recipe)
     profiles = [load_profile(name) for name in dict.fromkeys(request.profiles)]
     _check(request, [profile.id for profile in profiles])
+    if recipe is not None:
+        check_profiles(recipe, profiles)
     with _workspace(request.output) as scratch:
         imported = _import(request, scratch)
+        if recipe is not None:
+            check_model(recipe, imported, request)
         set_input_shapes(onnx_file.read_model(imported.path), request.shapes)
         with ExitStack() as stack:
             shared = stack.enter_context(open_bench(request, imported, scratch, profiles))
+            if recipe is not None:
+                check_data(recipe, shared)
             parts = [stack.enter_context(bench) for bench in open_parts(shared, profiles)]
             entries = [_convert_for(Job(shared, profile), parts) for profile in profiles]
-            conversion = Conversion(request.model.name, entries, source=_source_json(shared))
+            conversion = Conversion(
+                request.model.name, entries, source=_source_json(shared), evaluation=shared.evaluation_json()
+            )
             request.progress("writing the report", 0, 0)
             return write_report(conversion, shared.samples, request.output / f"{request.bundle_name}-report.html")
 
@@ -165,10 +195,7 @@ def _check(request: Request, profiles: Sequence[str]) -> None:
         raise UsageError(
             f"two of the profiles have the id '{twice}'", "give one of them another id: it names the bundle"
         )
-    if request.metric not in METRICS:
-        close = nearest(request.metric, METRICS)
-        hint = f"did you mean '{close}'?" if close else f"use one of {', '.join(METRICS)}"
-        raise UsageError(f"unknown metric '{request.metric}'", hint)
+    check_request(request)
     if request.license is not None and not (request.license.isprintable() and 0 < len(request.license) <= 200):
         raise UsageError(f"--license {request.license[:40]!r} is not an SPDX id", "for example --license Apache-2.0")
     if request.name is not None and not any(letter.isascii() and letter.isalnum() for letter in request.name):
@@ -177,6 +204,8 @@ def _check(request: Request, profiles: Sequence[str]) -> None:
         )
     if not 0 <= request.max_drop <= 1:
         raise UsageError(f"--max-drop {request.max_drop:g} is not between 0 and 1", "0.01 is the default")
+    if request.time_budget_s is not None and not 0 < request.time_budget_s < float("inf"):
+        raise UsageError(f"--time-budget {request.time_budget_s:g} is not a time", "give seconds, such as 300")
     if request.samples < 1 or request.emulator_samples < 1:
         raise UsageError("at least one sample is needed", "give --samples and --emulator-samples of 1 or more")
 
@@ -188,16 +217,27 @@ def _convert_for(job: Job, parts: Sequence[Shared]) -> BundleReport | ProfileFai
     try:
         inner = [convert_part(bench, job.profile, staging) for bench in parts]
         name = f"{job.request.bundle_name}-{job.profile.id}{suffix}"
-        return pack(job, choose(job), staging, job.request.output / name, inner)
+        return _compared(job, pack(job, choose(job), staging, job.request.output / name, inner))
     except EnvironmentFailed:
         raise
-    except AcceleratorFailed as exc:
+    except NothingHolds as exc:
         refused = exc.refused_json()
         return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code, refused, exc.candidates)
     except EdgertError as exc:
         return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _compared(job: Job, report: BundleReport) -> BundleReport:
+    """Return the report with a warning for each thing that a replay found other than its recipe says."""
+    recipe = job.request.replay
+    if recipe is None:
+        return report
+    warnings = [*differences(recipe, job.profile, tools_of(job.shared.imported))]
+    if recipe.digest not in ("", report.digest):
+        warnings.append(f"these are not the bytes of the recipe's bundle, {recipe.digest}: `edgert diff` shows why")
+    return replace(report, warnings=[*report.warnings, *warnings])
 
 
 @contextmanager

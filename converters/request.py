@@ -3,16 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.verify.parity import OutputParity
 from edgert.image_spec import ImageSpec
 from edgert.json_fields import flat_name
 from edgert.runtime.timing import Latency
 
+if TYPE_CHECKING:
+    from converters.recipe import Recipe
+
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); total 0 means that the end is not known."""
 
-PRECISIONS = ("auto", "fp32", "fp16", "int8", "w8a16")
+PRECISIONS = ("auto", "fp32", "fp16", "int8", "mixed", "w8a16", "w8", "int4")
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -24,12 +28,16 @@ class Request:
     """One conversion: a model file, the profiles it is for, and how far a variant may fall behind the original.
 
     `shapes`: input name -> static shape. `calibration`: a folder, file, `module:function` or `random`.
-    `max_drop`: largest allowed fall of `metric` from 1.0. `emulator_samples`: how many samples run on an emulated
-    accelerator, which takes seconds each. `budget_s`: seconds spent on timing one profile's variants.
+    `max_drop`: largest allowed fall of `metric` from the original's. `emulator_samples`: how many samples run on an
+    emulated accelerator, which takes seconds each. `budget_s`: seconds spent on timing one profile's variants.
+    `memory_budget`: bytes that calibration may hold at once beside the weights.
+    `metric`: a word of `converters.verify.metrics`, "" for the one that suits. `labels`: a file of right answers;
+    `evaluate`: a `module:function` that scores a model.
 
     `source` to `trust_pickle` say how a model that is not ONNX is imported, see `converters.sources.imported.Options`.
     `parity_db`: the least SQNR of the imported graph against the source itself; None for the default. `classes`: a file
-    of class names. An image rule for "" is for the only input.
+    of class names. An image rule for "" is for the only input. `replay`: the recipe whose candidate is built, without a
+    search.
     """
 
     model: Path
@@ -40,7 +48,9 @@ class Request:
     images: Mapping[str, ImageSpec] = field(default_factory=dict)
     precision: str = "auto"
     max_drop: float = 0.01
-    metric: str = "cosine"
+    metric: str = ""
+    labels: Path | None = None
+    evaluate: str | None = None
     license: str | None = None
     name: str | None = None
     version: str = "1"
@@ -49,6 +59,7 @@ class Request:
     samples: int = 64
     emulator_samples: int = 2
     budget_s: float = 6.0
+    memory_budget: float = 1e9
     source: str | None = None
     task: str | None = None
     dynamic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -57,6 +68,8 @@ class Request:
     trust_pickle: bool = False
     parity_db: float | None = None
     classes: Path | None = None
+    time_budget_s: float | None = None
+    replay: "Recipe | None" = None
     progress: Progress = no_progress
 
     @property
@@ -126,14 +139,47 @@ class VariantReport:
 
 
 @dataclass(frozen=True)
+class LayerDecision:
+    """What one layer of an integer variant costs, and what was decided about it.
+
+    `layer` is the name of the tensor that the node gives, which is unique. `error` is what rounding it alone adds to
+    the error of the outputs, as a fall of the cosine; where `alone` is false it is its share of a group that was not
+    worth splitting. `decision` is "int8", "16-bit" or "float".
+    """
+
+    layer: str
+    node: str
+    op_type: str
+    error: float
+    alone: bool
+    decision: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of the table of layers."""
+        return {
+            "layer": self.layer,
+            "node": self.node,
+            "op_type": self.op_type,
+            "error": self.error,
+            "alone": self.alone,
+            "decision": self.decision,
+        }
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One precision that was tried for a profile, and what became of it."""
+    """One candidate that was tried for a profile, and what became of it.
+
+    `gate` is 1.0 for what is as good as the original, `speedup` against the original where the time is real, `bytes` of
+    the graph and its tensors. `variant` tells candidates of one precision apart.
+    """
 
     precision: str
     variant: str
     gate: float | None
     speedup: float | None
     outcome: str
+    bytes: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of the table of candidates."""
@@ -143,6 +189,7 @@ class Candidate:
             "gate": self.gate,
             "speedup": self.speedup,
             "outcome": self.outcome,
+            "bytes": self.bytes,
         }
 
 
@@ -160,6 +207,7 @@ class BundleReport:
     candidates: Sequence[Candidate]
     warnings: Sequence[str]
     parts: Mapping[str, "BundleReport"] = field(default_factory=dict)
+    layers: Sequence[LayerDecision] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of `convert --json`."""
@@ -173,6 +221,7 @@ class BundleReport:
             "variants": [variant.to_json() for variant in self.variants],
             "candidates": [candidate.to_json() for candidate in self.candidates],
             "warnings": list(self.warnings),
+            "layers": [layer.to_json() for layer in self.layers],
             "parts": {name: {**part.to_json(), "path": None} for name, part in self.parts.items()},
         }
 
@@ -208,6 +257,7 @@ class Conversion:
     bundles: Sequence[BundleReport | ProfileFailure]
     report: Path | None = None
     source: Mapping[str, object] = field(default_factory=dict)
+    evaluation: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -219,6 +269,7 @@ class Conversion:
         return {
             "model": self.model,
             "source": dict(self.source),
+            "evaluation": dict(self.evaluation),
             "report": str(self.report) if self.report else None,
             "bundles": [entry.to_json() for entry in self.bundles],
         }

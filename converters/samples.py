@@ -4,12 +4,9 @@ Reading files is left to `sample_files`, what is learnt from the samples to `qua
 """
 
 import hashlib
-import importlib
 import itertools
 import json
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.callables import import_callable, is_callable_name, working_folder_importable
 from converters.sample_files import FORMS, Found, check_usable, image_rules, read_files, shape_text, usable_files
 from edgert.errors import BadInput, EdgertError, UsageError, nearest
 from edgert.image_spec import ImageSpec
@@ -35,8 +33,9 @@ RANDOM_WARNING = (
     "RANDOM CALIBRATION: ranges, accuracy and reference.json were taken from random numbers and say nothing "
     "about real data; use this only to see whether a model converts"
 )
-
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+SCORED_WARNING = (
+    "calibrated on the files of --labels, for there were no others: the score is one of data that was calibrated with"
+)
 
 
 @dataclass(frozen=True)
@@ -68,26 +67,28 @@ def open_samples(
     seed: int = 0,
     preparer: Preparer | None = None,
     missing: bool = False,
+    scored: Collection[Path] = (),
 ) -> Samples:
     """Open and check the samples that `spec` names for a model with `inputs`, at most the first `limit`.
 
     `spec` is a folder, an image, `.npz`, `.npy`, text or sound file, `module:function`, `random`, or a callable that
     returns an iterable of samples each time it is called. `preparer` makes feeds of texts, one a line, and of sounds;
-    `missing` lets NaN pass, which then stands for a value that is missing. Reads everything once. BadInput names the
-    file and the input, or the callable and what it raised; MissingExtra for pictures without Pillow.
+    `missing` lets NaN pass, which then stands for a value that is missing. Files that are `scored`, by their resolved
+    paths, are left out; where no other is there they are read, and the warning says so. Reads everything once.
+    BadInput names the file and the input, or the callable and what it raised; MissingExtra for pictures without Pillow.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are asked for", "ask for at least 1")
     if not inputs:
         raise BadInput("the model takes no input, so there is nothing to compare", "export it with an input")
     random_count = RANDOM_COUNT if limit is None else min(limit, RANDOM_COUNT)
-    kind, name, read = _reader(spec, inputs, preparer, random_count, seed)
+    kind, name, read, fitted = _reader(spec, inputs, preparer, random_count, seed, scored)
     passes = partial(_checked, read, inputs, limit, missing)
     marks: list[bytes] = []
     count, digest = _count_and_hash(_marked(passes(), marks) if kind == "callable" else passes())
     if count == 0:
         raise BadInput(f"'{name}' gives no samples", FORMS)
-    warning = RANDOM_WARNING if kind == "random" else ""
+    warning = RANDOM_WARNING if kind == "random" else SCORED_WARNING if fitted else ""
     again = partial(_repeated, passes, marks, name) if kind == "callable" else passes
     return Samples(name, kind, count, digest, warning, again, image_rules(kind, name, inputs, preparer))
 
@@ -95,23 +96,43 @@ def open_samples(
 _Read = Callable[[], Iterator[Found]]
 
 
+def read_sample(
+    path: Path, inputs: Sequence[TensorSpec], preparer: Preparer | None = None, missing: bool = False
+) -> Sample:
+    """Return the one sample of a file, checked like those of `open_samples`; BadInput where it holds more."""
+    check_usable(path, preparer)
+    found = list(itertools.islice(read_files((path,), inputs, preparer), 2))
+    if len(found) != 1:
+        many = "more than one sample" if found else "no sample"
+        raise BadInput(f"'{path}' holds {many}, and has one label", "give a file of its own to each sample")
+    return _check_sample(found[0], inputs, missing)
+
+
 def _reader(
-    spec: str | Source, inputs: Sequence[TensorSpec], preparer: Preparer | None, random_count: int, seed: int
-) -> tuple[str, str, _Read]:
-    """Return the kind of samples, their name, and a function that starts one pass over them."""
+    spec: str | Source,
+    inputs: Sequence[TensorSpec],
+    preparer: Preparer | None,
+    random_count: int,
+    seed: int,
+    scored: Collection[Path],
+) -> tuple[str, str, _Read, bool]:
+    """Return the kind of samples, their name, a function that starts one pass, and whether they are `scored` too."""
     if not isinstance(spec, str):
         name = getattr(spec, "__qualname__", repr(spec))
-        return "callable", name, partial(_call, spec, name)
+        return "callable", name, partial(_call, spec, name), False
     if spec == "random":
-        return "random", spec, partial(_random, inputs, random_count, seed)
+        return "random", spec, partial(_random, inputs, random_count, seed), False
     path = Path(spec)
     if path.is_dir():
-        return "folder", spec, partial(read_files, usable_files(path, preparer), inputs, preparer)
+        files = usable_files(path, preparer)
+        others = tuple(file for file in files if file.resolve() not in scored)
+        return "folder", spec, partial(read_files, others or files, inputs, preparer), not others
     if path.is_file():
         check_usable(path, preparer)
-        return "file", spec, partial(read_files, (path,), inputs, preparer)
-    if _CALLABLE.fullmatch(spec):
-        return "callable", spec, partial(_call, _import_callable(spec), spec)
+        return "file", spec, partial(read_files, (path,), inputs, preparer), path.resolve() in scored
+    if is_callable_name(spec):
+        function = import_callable(spec, "a function without arguments")
+        return "callable", spec, partial(_call, function, spec), False
     raise BadInput(f"there is no file or folder '{spec}'", FORMS)
 
 
@@ -239,40 +260,11 @@ def _unsupported(spec: TensorSpec) -> BadInput:
     )
 
 
-@contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    """Put the working folder first on the import path for a while."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _import_callable(spec: str) -> Source:
-    module_name, _, name = spec.partition(":")
-    with _working_folder_importable():
-        try:
-            importlib.invalidate_caches()
-            module = importlib.import_module(module_name)
-        except (Exception, SystemExit) as exc:  # the user's code may raise anything
-            message = f"'{spec}': the module '{module_name}' cannot be imported: {type(exc).__name__}: {exc}"
-            raise BadInput(message, "run the command in the folder of the module, or install it") from exc
-    found = getattr(module, name, None)
-    if not callable(found):
-        near = nearest(name, [word for word in vars(module) if callable(getattr(module, word))])
-        hint = f"did you mean '{module_name}:{near}'?" if near else "name a function without arguments"
-        raise BadInput(f"'{spec}': the module '{module_name}' has no function '{name}'", hint)
-    source: Source = found
-    return source
-
-
 _END = object()
 
 
 def _call(source: Source, name: str) -> Iterator[Found]:
-    with _working_folder_importable():
+    with working_folder_importable():
         with _users_code(f"'{name}'"):
             samples = iter(source())
         for index in itertools.count():

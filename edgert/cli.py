@@ -24,6 +24,7 @@ COMMANDS = {
     "profiles": ("edgert.commands.profiles", "List, show or detect device profiles."),
     "convert": ("edgert.commands.convert", "Turn a model into verified bundles for the devices you name."),
     "inspect": ("edgert.commands.inspect", "Show what is in a bundle, after checking every byte of it."),
+    "diff": ("edgert.commands.diff", "Show what differs between two bundles."),
     "run": ("edgert.commands.run", "Run a bundle on inputs from files."),
     "bench": ("edgert.commands.bench", "Time a bundle on this machine, raw onnxruntime beside it."),
     "keygen": ("edgert.commands.keys", "Make an Ed25519 key pair for signing bundles."),

@@ -16,10 +16,10 @@ MAX_CHARACTERS = 100_000
 _T = TypeVar("_T")
 
 
-def loads(text: str, where: str) -> "Table":
-    """Parse TOML text; `where` names the file in the BadInput that a defect raises."""
-    if len(text) > MAX_CHARACTERS:
-        raise BadInput(f"{where} has {len(text)} characters, more than the {MAX_CHARACTERS} allowed", "make it shorter")
+def loads(text: str, where: str, limit: int = MAX_CHARACTERS) -> "Table":
+    """Parse TOML text of at most `limit` characters; `where` names the file in the BadInput that a defect raises."""
+    if len(text) > limit:
+        raise BadInput(f"{where} has {len(text)} characters, more than the {limit} allowed", "make it shorter")
     try:
         return Table(tomllib.loads(text), where, "")
     except (ValueError, RecursionError) as exc:
@@ -97,6 +97,23 @@ class Table:
         if not low <= value <= high:
             raise self.error(key, f"is {value}, expected {low}..{high}", "write a number in that range")
         return value
+
+    def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """Return a list of whole numbers, each within the range."""
+        items = self._get(key, list, "a list of integers")
+        for item in items:
+            if isinstance(item, bool) or not isinstance(item, int) or not low <= item <= high:
+                raise self.error(key, f"holds {item!r}, expected integers of {low}..{high}", "write such numbers")
+        return tuple(items)
+
+    def real(self, key: str, low: float, high: float) -> float:
+        """Return a number within the range."""
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._wrong_type(key, "a number")
+        if not low <= value <= high:
+            raise self.error(key, f"is {value}, expected {low:g}..{high:g}", "write a number in that range")
+        return float(value)
 
     def positive(self, key: str) -> float:
         value = self.values[key]

@@ -1,6 +1,7 @@
 """Seeded samples for the real models of the tests, as `--calibration tests.real_samples:NAME` takes them.
 
-They are made, not collected: rendered text, drawn shapes, synthetic tones, and bytes of the standard library.
+They are made, not collected: rendered text, drawn shapes, synthetic tones, and bytes of the standard library. Some take
+a count and a seed, for benchmarks that need more of them.
 """
 
 import sysconfig
@@ -23,16 +24,16 @@ def ppocr_rec() -> Iterator[Sample]:
         yield {"x": _line(line.picture, 320)}
 
 
-def ppocr_cls() -> Iterator[Sample]:
-    """Yield lines of text, every other one upside down, [1, 3, 48, 192]."""
-    for number, line in enumerate(render_lines(COUNT, seed=2)):
+def ppocr_cls(count: int = COUNT, seed: int = 2) -> Iterator[Sample]:
+    """Yield lines of text, every other one upside down, the second first, [1, 3, 48, 192]."""
+    for number, line in enumerate(render_lines(count, seed)):
         yield {"x": _line(line.picture.rotate(180 * (number % 2)), 192)}
 
 
-def ppocr_det() -> Iterator[Sample]:
+def ppocr_det(count: int = COUNT, seed: int = 3) -> Iterator[Sample]:
     """Yield pages of eight lines, [1, 3, 320, 320], with ImageNet's mean and standard deviation."""
-    lines = list(render_lines(8 * COUNT, seed=3))
-    for page in range(COUNT):
+    lines = list(render_lines(8 * count, seed))
+    for page in range(count):
         image = Image.new("RGB", (320, 320), (235, 232, 225))
         for row, line in enumerate(lines[8 * page : 8 * page + 8]):
             small = line.picture.resize((max(1, line.picture.width * 24 // 48), 24))
@@ -42,10 +43,10 @@ def ppocr_det() -> Iterator[Sample]:
         yield {"x": pixels.astype(np.float32).transpose(2, 0, 1)[None]}
 
 
-def opennsfw() -> Iterator[Sample]:
+def opennsfw(count: int = COUNT, seed: int = 4) -> Iterator[Sample]:
     """Yield blurred drawings of shapes, [1, 224, 224, 3], blue first, minus the mean colour of the model's paper."""
-    random = np.random.default_rng(4)
-    for _ in range(COUNT):
+    random = np.random.default_rng(seed)
+    for _ in range(count):
         image = Image.new("RGB", (224, 224), tuple(int(part) for part in random.integers(0, 256, 3)))
         draw = ImageDraw.Draw(image)
         for _ in range(12):
@@ -108,15 +109,15 @@ def basic_pitch_source() -> Iterator[Sample]:
         yield {"input_2": next(iter(sample.values()))}
 
 
-def face_detection() -> Iterator[Sample]:
+def face_detection(count: int = COUNT, seed: int = 7) -> Iterator[Sample]:
     """Yield drawn faces, [1, 128, 128, 3] in -1..1."""
-    for face in _faces(128, seed=7):
+    for face in _faces(128, count, seed):
         yield {"input": (face / 127.5 - 1)[None]}
 
 
-def face_mesh() -> Iterator[Sample]:
+def face_mesh(count: int = COUNT, seed: int = 8) -> Iterator[Sample]:
     """Yield drawn faces that fill the picture, [1, 192, 192, 3] in 0..1."""
-    for face in _faces(192, seed=8):
+    for face in _faces(192, count, seed):
         yield {"input_1": (face / 255)[None]}
 
 
@@ -132,10 +133,10 @@ def wakeword() -> Iterator[Sample]:
         yield sample
 
 
-def _faces(size: int, seed: int) -> Iterator[np.ndarray]:
+def _faces(size: int, count: int, seed: int) -> Iterator[np.ndarray]:
     """Yield float32 [size, size, 3], 0..255: an oval with eyes, brows, nose and mouth, blurred, in noise."""
     random = np.random.default_rng(seed)
-    for _ in range(COUNT):
+    for _ in range(count):
         image = Image.new("RGB", (256, 256), tuple(int(part) for part in random.integers(60, 200, 3)))
         draw = ImageDraw.Draw(image)
         x, y, wide = (int(part) for part in random.integers((70, 50, 90), (100, 80, 120)))

@@ -2,26 +2,28 @@
 
 from collections.abc import Sequence
 
+from converters.candidates.choice import NothingHolds
 from converters.job import Job
-from converters.request import Candidate
-from edgert.errors import GateFailed, MissingDevice
+from converters.request import Candidate, LayerDecision
+from edgert.errors import MissingDevice
 from edgert.profile import ProviderChoice
 from edgert.runtime.providers import Absent, ProviderDevice, find_device
 from edgert.runtime.session import NodeAssignment
 
 
-class AcceleratorFailed(GateFailed):
-    """No candidate runs whole on the accelerator and holds the gate.
-
-    `refused` lists the nodes that its provider does not take, `candidates` what was tried.
-    """
+class AcceleratorFailed(NothingHolds):
+    """No candidate runs whole on the accelerator and holds the gate; `refused` are the nodes it does not take."""
 
     def __init__(
-        self, message: str, remedy: str, refused: Sequence[NodeAssignment], candidates: Sequence[Candidate]
+        self,
+        message: str,
+        remedy: str,
+        refused: Sequence[NodeAssignment],
+        candidates: Sequence[Candidate],
+        layers: Sequence[LayerDecision] = (),
     ) -> None:
-        super().__init__(message, remedy)
+        super().__init__(message, remedy, candidates, layers)
         self.refused = tuple(refused)
-        self.candidates = tuple(candidates)
 
     def refused_json(self) -> list[dict[str, str]]:
         """Return the refused nodes as JSON objects."""

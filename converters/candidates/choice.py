@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from converters.job import Written
-from converters.request import Candidate, VariantReport
+from converters.request import Candidate, LayerDecision, VariantReport
+from edgert.errors import GateFailed
 from edgert.manifest import Placement
 
 FLOATS = ("fp32", "fp16")
@@ -13,6 +14,21 @@ PLAIN = "fp32-plain"
 
 NOISE = 0.02
 """Timing ratios within this of each other count as equal: repeated runs of one file differ by as much."""
+
+
+class NothingHolds(GateFailed):
+    """No candidate holds the gate; `candidates` lists what was tried, `layers` what costs most in the best of them."""
+
+    def __init__(
+        self, message: str, remedy: str, candidates: Sequence[Candidate], layers: Sequence[LayerDecision] = ()
+    ) -> None:
+        super().__init__(message, remedy)
+        self.candidates = tuple(candidates)
+        self.layers = tuple(layers)
+
+    def refused_json(self) -> list[dict[str, str]]:
+        """Return the nodes that an accelerator refused as JSON objects: none."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,7 @@ class Choice:
     placements: Sequence[Placement]
     candidates: Sequence[Candidate]
     recipe: Mapping[str, object]
+    layers: Sequence[LayerDecision] = ()
 
 
 def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judged | None, str]:

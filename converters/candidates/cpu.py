@@ -1,161 +1,136 @@
-"""Candidates for a CPU profile: the float graph with and without speed passes, and int8 as the processor wants it."""
+"""The choice for a CPU profile: what the search found is timed where this machine is of the profile's kind, and the
+fastest that holds the gate wins; elsewhere the first in the profile's order.
+"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
 
-from converters.candidates.choice import PLAIN, Choice, Judged, outcome, select
+from converters.candidates.choice import Choice, Judged, NothingHolds, outcome, select
+from converters.candidates.cpu_search import Search, rank
+from converters.candidates.trial import Draft, Trial
 from converters.job import Job, Written
-from converters.quantize.calibrate import CalibrationFailed
-from converters.quantize.plan import plan_quantization
-from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
-from converters.verify.parity import OutputParity
 from edgert.errors import GateFailed, UsageError
 from edgert.manifest import Placement
-from edgert.runtime.session import Session
 from edgert.runtime.timing import Latency
 
 CPU = "CPUExecutionProvider"
-METHODS = ("minmax", "percentile")
 EMULATED_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class _Run:
-    precision: str
-    written: Written
-    session: Session
-    recipe: Mapping[str, object]
-
-
 def choose(job: Job) -> Choice:
-    """Build, run and time the candidates of a CPU profile; GateFailed when none is close enough to the original."""
+    """Build, run and time the candidates of a CPU profile; NothingHolds when none is close enough to the original."""
     host = job.where(job.shared.cpu) == "host"
-    integer, failure = _integer_runs(job)
-    runs = _float_runs(job, host) | integer
-    if not runs and failure:
-        raise failure
-    if not runs:
-        raise UsageError(
-            f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
-            f"it takes {', '.join(job.profile.providers[-1].precisions)}",
-        )
-    try:
-        parities = job.compare({name: run.session for name, run in runs.items()}, "comparing with the original")
-        rounds = {} if host else {"rounds": EMULATED_ROUNDS}
-        times = job.time(
-            {"original": job.shared.original} | {name: run.session for name, run in runs.items()}, **rounds
-        )
-        judged = [
-            Judged(name, run.precision, job.gate(parities[name]), times[name].speedup if host else None)
-            for name, run in runs.items()
-        ]
-        judged.sort(key=lambda one: _preference(job, one))
-        winner, reason = select(judged, job.request.max_drop, job.request.metric)
-        candidates = [
-            Candidate(one.precision, one.variant, one.gate, one.speedup, outcome(one, winner, job.request.max_drop))
-            for one in judged
-        ]
-        if failure:
-            name = job.profile.quantization.variant_class
-            candidates.append(Candidate("int8", name, None, None, failure.message))
-        if winner is None:
-            raise GateFailed(
-                f"profile '{job.profile.id}': {reason}",
-                "give more or better calibration data, another --precision, or a larger --max-drop",
+    with ExitStack() as stack:
+        search = Search(job, host, stack)
+        search.run()
+        if not search.trials and search.failure:
+            raise search.failure
+        if not search.trials:
+            raise UsageError(
+                f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
+                f"it takes {', '.join(job.profile.providers[-1].precisions)}",
             )
-        return _choice(job, runs[winner.variant], parities[winner.variant], times[winner.variant], reason, candidates)
-    finally:
-        for run in runs.values():
-            run.session.close()
+        return _select(job, host, search)
+
+
+def replay(job: Job, draft: Draft) -> Choice:
+    """Return the choice of one candidate without a search; NothingHolds where it is below the gate."""
+    trial = draft.open(job)
+    with trial.session:
+        limit = f"below {1 - job.request.max_drop:g}"
+        if not job.holds(trial.gate):
+            raise NothingHolds(
+                f"profile '{job.profile.id}': {trial.label} has {job.request.metric} {trial.gate:.4f}, {limit}",
+                "convert without --recipe: what came out where it was made does not hold here",
+                [Candidate(trial.precision, trial.label, trial.gate, None, "below the gate", trial.written.bytes)],
+            )
+        host = job.where(job.shared.cpu) == "host"
+        latency = _time(job, [trial], host)[trial.label]
+        speedup = latency.speedup if host else None
+        tried = [Candidate(trial.precision, trial.label, trial.gate, speedup, "chosen", trial.written.bytes)]
+        return _choice(job, trial, latency, "", tried)
+
+
+def _select(job: Job, host: bool, search: Search) -> Choice:
+    asked_for = [one for one in search.trials if job.request.precision in ("auto", one.precision)]
+    trials, alike = _without_alike(job, asked_for)
+    times = _time(job, trials, host)
+    judged = [
+        Judged(one.label, one.precision, one.gate, times[one.label].speedup if host and one.label in times else None)
+        for one in trials
+    ]
+    judged.sort(key=lambda one: rank(job, one.precision))
+    winner, reason = select(judged, job.request.max_drop, job.request.metric)
+    limit, sizes = job.request.max_drop, {one.label: one.written.bytes for one in trials}
+    candidates = [
+        Candidate(one.precision, one.variant, one.gate, one.speedup, outcome(one, winner, limit), sizes[one.variant])
+        for one in judged
+    ]
+    candidates += alike + search.untried
+    if winner is None:
+        raise NothingHolds(
+            f"profile '{job.profile.id}': {reason}",
+            "give more or better calibration data, another --precision, or a larger --max-drop",
+            candidates,
+            max(search.trials, key=lambda one: one.gate).layers,
+        )
+    chosen = next(one for one in trials if one.label == winner.variant)
+    return _choice(job, chosen, times[chosen.label], reason, candidates)
 
 
 def fallback_variant(job: Job) -> tuple[Written, VariantReport, Placement]:
     """Return the float CPU variant that every accelerator bundle also holds, compared with the original."""
     graph = job.float_graph("cpu")
-    written = job.write(graph.model, "fp32")
-    session = job.open_cpu(written.path)
-    try:
-        parity = job.compare({"fp32": session}, "comparing the CPU variant")["fp32"]
+    draft = Draft("fp32", "fp32", "fp32", job.write(graph.model, "fp32"), {})
+    trial = draft.open(job)
+    with trial.session as session:
         times = job.time({"original": job.shared.original, "fp32": session}, rounds=EMULATED_ROUNDS)
-        report = _report(job, "fp32", "fp32", written, session, parity, times["fp32"])
-    finally:
-        session.close()
-    if not job.holds(job.gate(parity)):
+        report = _report(job, trial, times["fp32"])
+    if not job.holds(trial.gate):
         raise GateFailed(
-            f"profile '{job.profile.id}': the float CPU variant has {job.request.metric} {job.gate(parity):.4f}",
+            f"profile '{job.profile.id}': the float CPU variant has {job.request.metric} {trial.gate:.4f}",
             "report this model: the graph passes must not change what it computes",
         )
-    return written, report, Placement("fp32", CPU, "cpu")
+    return draft.written, report, Placement("fp32", CPU, "cpu")
 
 
-def _preference(job: Job, one: Judged) -> int:
-    return job.profile.providers[-1].precisions.index(one.precision)
+def _without_alike(job: Job, trials: list[Trial]) -> tuple[list[Trial], list[Candidate]]:
+    """Leave out the int8 candidates that hold the gate and are not the best of them: they differ in numbers only."""
+    alike, told = list[Trial](), list[Candidate]()
+    for equalised in (False, True):
+        made = [one for one in trials if one.precision == "int8" and one.recipe.get("equalise") is equalised]
+        held = sorted((one for one in made if job.holds(one.gate)), key=lambda one: one.nearness)
+        alike += held[:-1]
+        why = f"the same operators as {held[-1].label}, further from the original" if held else ""
+        told += [Candidate("int8", one.label, one.gate, None, why, one.written.bytes) for one in held[:-1]]
+    return [one for one in trials if one not in alike], told
 
 
-def _wanted(job: Job, precision: str) -> bool:
-    allowed = job.profile.providers[-1].precisions
-    return precision in allowed and job.request.precision in ("auto", precision)
+def _time(job: Job, trials: list[Trial], host: bool) -> dict[str, Latency]:
+    """Time what holds the gate beside the original."""
+    held = {one.label: one.session for one in trials if job.holds(one.gate)}
+    rounds = {} if host else {"rounds": EMULATED_ROUNDS}
+    return job.time({"original": job.shared.original} | held, **rounds)
 
 
-def _float_runs(job: Job, host: bool) -> dict[str, _Run]:
-    """Return the float candidates; the graph as it came joins where its time is real, to catch a slower rewrite."""
-    if not _wanted(job, "fp32"):
-        return {}
-    graphs = {"fp32": job.float_graph("cpu")}
-    if host:
-        graphs[PLAIN] = job.float_graph("cpu", speed=False)
-    runs = {}
-    for name, graph in graphs.items():
-        written = job.write(graph.model, name)
-        runs[name] = _Run("fp32", written, job.open_cpu(written.path), {"passes": graph.changes()})
-    return runs
+def _choice(job: Job, trial: Trial, latency: Latency, reason: str, candidates: list[Candidate]) -> Choice:
+    report = _report(job, trial, latency)
+    placement = Placement(trial.variant, CPU, "cpu", job.profile.providers[-1].options_for(trial.precision))
+    return Choice(
+        trial.variant,
+        reason,
+        {trial.variant: trial.written},
+        [report],
+        [placement],
+        candidates,
+        {"candidate": trial.label, **trial.recipe},
+        trial.layers,
+    )
 
 
-def _integer_runs(job: Job) -> tuple[dict[str, _Run], CalibrationFailed | None]:
-    """Return one int8 candidate per calibration method, and why there are no more where the graph gives no ranges."""
-    runs: dict[str, _Run] = {}
-    if not _wanted(job, "int8"):
-        return runs, None
-    quantization, graph = job.profile.quantization, job.float_graph("cpu")
-    for method in METHODS:
-        try:
-            ranges = job.ranges("cpu", method)
-        except CalibrationFailed as exc:
-            return runs, exc
-        plan = plan_quantization(graph.model, ranges, quantization, 8)
-        if not plan.quantized:
-            continue
-        name = quantization.variant_class if method == METHODS[0] else f"{quantization.variant_class}-{method}"
-        written = job.write(apply_qdq(graph.model, plan), name)
-        recipe = {"passes": graph.changes(), "calibration_method": method}
-        runs[name] = _Run("int8", written, job.open_cpu(written.path), recipe)
-    return runs, None
-
-
-def _choice(
-    job: Job,
-    run: _Run,
-    parity: Mapping[str, OutputParity],
-    latency: Latency,
-    reason: str,
-    candidates: list[Candidate],
-) -> Choice:
-    name = "fp32" if run.precision == "fp32" else job.profile.quantization.variant_class
-    report = _report(job, name, run.precision, run.written, run.session, parity, latency)
-    placement = Placement(name, CPU, "cpu", job.profile.providers[-1].options_for(run.precision))
-    return Choice(name, reason, {name: run.written}, [report], [placement], candidates, dict(run.recipe))
-
-
-def _report(
-    job: Job,
-    name: str,
-    precision: str,
-    written: Written,
-    session: Session,
-    parity: Mapping[str, OutputParity],
-    latency: Latency,
-) -> VariantReport:
+def _report(job: Job, trial: Trial, latency: Latency) -> VariantReport:
     where = job.where(job.shared.cpu)
-    check = Check(CPU, where, job.shared.samples.count, parity)
-    return VariantReport(name, precision, written.bytes, CPU, where, session.nodes, [check], latency)
+    check = Check(CPU, where, job.shared.samples.count, trial.parity)
+    return VariantReport(
+        trial.variant, trial.precision, trial.written.bytes, CPU, where, trial.session.nodes, [check], latency
+    )

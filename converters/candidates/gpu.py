@@ -36,7 +36,7 @@ def choose(job: Job) -> Choice:
     if "fp32" in wanted:
         placements.insert(0, _placement(provider, "fp32"))
     notes: tuple[str, ...] = ()
-    half: tuple[Written, VariantReport] | None
+    half: tuple[Written, VariantReport, float] | None
     if "fp16" in wanted:
         try:
             half, notes = _run_fp16(job, provider, device, on_gpu)
@@ -46,7 +46,7 @@ def choose(job: Job) -> Choice:
             half = None
             candidates.insert(0, Candidate("fp16", "fp16", None, None, exc.message))
         if half:
-            gate = job.gate(half[1].checks[0].outputs)
+            gate = half[2]
             held = job.holds(gate)
             candidates.insert(0, Candidate("fp16", "fp16", gate, None, "chosen" if held else "below the gate"))
         if half and held:
@@ -61,7 +61,7 @@ def choose(job: Job) -> Choice:
         )
     chosen = placements[0].variant
     reason = f"{chosen} is the first in the profile's order that holds the gate; fp32 is for devices without shader-f16"
-    recipe = {"passes": job.float_graph("cpu").changes(), "kept_in_fp32": list(notes)}
+    recipe = {"candidate": chosen, "passes": job.float_graph("cpu").changes(), "kept_in_fp32": list(notes)}
     return Choice(chosen, reason, models, reports, placements, candidates, recipe)
 
 
@@ -101,14 +101,16 @@ def _run_fp32(job: Job, provider: ProviderChoice, device: ProviderDevice, writte
 
 def _run_fp16(
     job: Job, provider: ProviderChoice, device: ProviderDevice, on_gpu: VariantReport
-) -> tuple[tuple[Written, VariantReport], tuple[str, ...]]:
-    """Return the fp16 variant with its report, and the nodes kept in fp32 with the reason for each."""
+) -> tuple[tuple[Written, VariantReport, float], tuple[str, ...]]:
+    """Return the fp16 variant with its report and gate value, and the nodes kept in fp32 with the reason for each."""
     job.progress("converting to fp16")
-    model, kept = to_fp16(job.float_graph("cpu").model, job.ranges("cpu", "minmax"))
+    graph = job.float_graph("cpu")
+    model, kept = to_fp16(graph.model, job.ranges(graph, "minmax"))
     written = job.write(model, "fp16")
     on_cpu = job.open_cpu(written.path)
     try:
-        parity = job.compare({"fp16": on_cpu}, "comparing fp16 on the CPU")["fp16"]
+        parity = job.parity_of("fp16", written, on_cpu)
+        gate = job.gate(parity, job.evaluate(on_cpu.run))
     finally:
         on_cpu.close()
     note = (
@@ -118,4 +120,4 @@ def _run_fp16(
     report = VariantReport(
         "fp16", "fp16", written.bytes, provider.name, on_gpu.where, on_gpu.nodes, [check], None, note=note
     )
-    return (written, report), kept
+    return (written, report, gate), kept

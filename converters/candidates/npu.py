@@ -1,13 +1,17 @@
-"""Candidates for an NPU profile: int8, then 16-bit activations, then fp16, each run on the NPU or its emulator."""
+"""Candidates for an NPU profile: int8, int8 with some layers at 16 bits, 16-bit activations, fp16, each run on the NPU
+or its emulator. The first that runs whole there and holds the gate is taken.
+"""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import onnx_ir as ir
 
 from converters.candidates import cpu
 from converters.candidates.accelerator import AcceleratorFailed, accelerator, nodes_refused
 from converters.candidates.choice import Choice
-from converters.job import Job, Written
+from converters.candidates.shortfall import below_the_gate
+from converters.candidates.trial import Draft, Trial
+from converters.candidates.wide import wide_ranking, wide_trials
+from converters.job import Job
 from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import plan_quantization, variant_class
 from converters.quantize.qdq import apply_qdq
@@ -20,48 +24,63 @@ from edgert.runtime.session import NodeAssignment, ProviderFailed, Session, Unsu
 
 METHODS = {"int8": ("minmax", "percentile"), "w8a16": ("minmax",), "fp16": ("",)}
 ACTIVATION_BITS = {"int8": 8, "w8a16": 16}
+MOST_ON_NPU = 2
+"""So many mixed candidates that hold the gate on the CPU get to the NPU: its emulator takes seconds for a sample."""
+
+TOO_MANY = "not tried: too many of its layers would need 16 bits"
 
 
 @dataclass(frozen=True)
 class _Attempt:
     """One candidate's fate: the report where it won, the refused nodes where the provider said no.
 
-    `final`: no other calibration method can help this precision.
+    `final`: no other calibration method can help this precision. `draft` is None where none could be made.
     """
 
     candidate: Candidate
+    draft: Draft | None = None
     report: VariantReport | None = None
-    written: Written | None = None
-    method: str = ""
     refused: tuple[NodeAssignment, ...] = ()
     final: bool = False
+    remedy: str = "report this model with the provider's version (edgert doctor), or convert for a CPU profile"
 
 
 def choose(job: Job) -> Choice:
     """Try the profile's precisions in order until one runs whole on the NPU and holds the gate.
 
-    Raises GateFailed that names every refused node, or the best accuracy found.
+    Raises GateFailed that names every refused node, or the best accuracy found and the layers that cost most.
     """
     provider, device = accelerator(job)
     require_static(job)
     attempts: list[_Attempt] = []
     for precision in _wanted(job, provider):
-        for method in METHODS[precision]:
-            attempt = _attempt(job, provider, device, precision, method)
+        for attempt in _attempts(job, provider, device, precision, attempts):
             attempts.append(attempt)
-            if attempt.report and attempt.written:
+            if attempt.report:
                 return _choice(job, provider, attempt, attempts)
-            if attempt.final:
-                break
     raise _failure(job, provider, attempts)
 
 
+def replay(job: Job, draft: Draft) -> Choice:
+    """Return the choice of one candidate without a search; errors are those of `choose`."""
+    provider, device = accelerator(job)
+    require_static(job)
+    attempt = _attempt(job, provider, device, draft)
+    if attempt.report is None:
+        raise _failure(job, provider, [attempt])
+    return _choice(job, provider, attempt, [attempt])
+
+
 def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
-    found = [word for word in provider.precisions if job.request.precision in ("auto", word) and word in METHODS]
+    """Return the precisions to try; mixed stands right behind int8 where the provider takes both of its widths."""
+    order = [word for word in provider.precisions if word in METHODS]
+    if {"int8", "w8a16"} <= set(order):
+        order.insert(order.index("int8") + 1, "mixed")
+    found = [word for word in order if job.request.precision in ("auto", word)]
     if not found:
         raise UsageError(
             f"profile '{job.profile.id}' does not take --precision {job.request.precision}",
-            f"its {provider.name} takes {', '.join(provider.precisions)}",
+            f"its {provider.name} takes {', '.join(order)}",
         )
     return found
 
@@ -71,85 +90,148 @@ def require_static(job: Job) -> None:
 
     A graph that is not valid with the samples' shapes goes on with free ones, so that the provider names its nodes.
     """
-    for name, axis, label in job.float_graph("npu").free_dimensions:
-        if name not in job.shapes:
-            which = f"dimension {axis}" + (f" ('{label}')" if label else "")
-            raise BadInput(
-                f"{which} of input '{name}' is not fixed, and profile '{job.profile.id}' needs static shapes",
-                f"give --shape {name}=… or calibration samples that all have one shape",
-            )
+    free = [entry for entry in job.float_graph("npu").free_dimensions if entry[0] not in job.shapes]
+    seen = {(name, axis): _sizes(job, name, axis) for name, axis, _ in free}
+    free.sort(key=lambda entry: len(seen[entry[0], entry[1]]) < 2)
+    for name, axis, label in free:
+        sizes = seen[name, axis]
+        which = f"dimension {axis}" + (f" ('{label}')" if label else "")
+        why = f" (the samples have {' and '.join(map(str, sizes[:3]))} there)" if len(sizes) > 1 else ""
+        raise BadInput(
+            f"{which} of input '{name}' is not fixed{why}, and profile '{job.profile.id}' needs static shapes",
+            f"give --shape {name}=… or calibration samples that all have one shape",
+        )
 
 
-def _attempt(job: Job, provider: ProviderChoice, device: ProviderDevice, precision: str, method: str) -> _Attempt:
+def _sizes(job: Job, name: str, axis: int) -> list[int]:
+    """Return the sizes that an input has along one axis over the samples."""
+    return sorted({feeds[name].shape[axis] for feeds in job.feeds() if name in feeds})
+
+
+def _attempts(
+    job: Job, provider: ProviderChoice, device: ProviderDevice, precision: str, before: list[_Attempt]
+) -> Iterator[_Attempt]:
+    """Yield the candidates of one precision as they are tried, until no further one can help."""
+    if precision == "mixed":
+        yield from _mixed(job, provider, device, list(before))
+        return
+    for method in METHODS[precision]:
+        try:
+            draft = _draft(job, precision, method)
+        except CalibrationFailed as exc:
+            name = variant_class(job.profile.quantization, ACTIVATION_BITS[precision])
+            yield _Attempt(Candidate(precision, name, None, None, exc.message), final=True)
+            return
+        attempt = _attempt(job, provider, device, draft)
+        yield attempt
+        if attempt.final:
+            return
+
+
+def _draft(job: Job, precision: str, method: str) -> Draft:
+    graph = job.float_graph("npu")
+    recipe: Mapping[str, object] = {"passes": graph.changes(), "calibration_method": method or None}
+    if precision == "fp16":
+        return Draft("fp32-npu", "fp32-npu", precision, job.write(graph.model, "fp32-npu"), recipe)
+    bits = ACTIVATION_BITS[precision]
+    ranges = job.ranges(graph, method)
+    job.progress(f"quantizing ({precision})")
+    plan = plan_quantization(graph.model, ranges, job.profile.quantization, bits)
+    variant = variant_class(job.profile.quantization, bits)
+    label = variant if method == "minmax" else f"{variant}-{method}"
+    return Draft(label, variant, precision, job.write(apply_qdq(graph.model, plan), label), recipe)
+
+
+def _mixed(job: Job, provider: ProviderChoice, device: ProviderDevice, before: list[_Attempt]) -> Iterator[_Attempt]:
+    """Give more and more layers 16 bits until the CPU says that the gate holds; what holds it goes on to the NPU.
+
+    Where int8 was refused or could not be calibrated there is nothing to be gained.
+    """
+    method = _best_method(job, before)
+    if method is None:
+        return
+    ranked, on_npu, trial = wide_ranking(job, method), 0, None
+    for trial in wide_trials(job, ranked):
+        trial.session.close()
+        if job.holds(trial.gate) and on_npu < MOST_ON_NPU:
+            on_npu += 1
+            yield _attempt(job, provider, device, trial.draft, trial)
+        elif not job.holds(trial.gate):
+            yield _Attempt(_candidate(trial.draft, trial.gate, "below the gate"), trial.draft)
+        if job.is_out_of_time():
+            break
+    if trial is None:
+        why = TOO_MANY if ranked.errors else f"not tried: rounding the weights alone costs {ranked.weights:.2g}"
+        yield _Attempt(Candidate("mixed", "mixed", None, None, why), remedy="use another --precision")
+
+
+def _best_method(job: Job, before: list[_Attempt]) -> str | None:
+    """Return the calibration method with which int8 came nearest; int8 is run on the CPU where it was not tried."""
+    gates = {
+        str(one.draft.recipe["calibration_method"]): one.candidate.gate
+        for one in before
+        if one.draft is not None and one.candidate.gate is not None
+    }
+    if not before:
+        for method in METHODS["int8"]:
+            gates[method] = _run_on_cpu(job, _draft(job, "int8", method)).gate
+    return max(gates, key=lambda method: gates[method] or 0.0, default=None)
+
+
+def _attempt(
+    job: Job, provider: ProviderChoice, device: ProviderDevice, draft: Draft, on_cpu: Trial | None = None
+) -> _Attempt:
+    """Place a candidate on the NPU and judge it; `on_cpu` is what came of it there where it was run already."""
+    options = provider.options_for(draft.precision, emulated=device.emulated)
+    job.progress(f"placing {draft.label} on {provider.name}")
     try:
-        name, model = _build(job, precision, method)
-    except CalibrationFailed as exc:
-        name = variant_class(job.profile.quantization, ACTIVATION_BITS[precision])
-        return _Attempt(Candidate(precision, name, None, None, exc.message), final=True)
-    label = f"{name}-{method}" if method not in ("", "minmax") else name
-    written = job.write(model, name)
-    options = provider.options_for(precision, emulated=device.emulated)
-    job.progress(f"placing {label} on {provider.name}")
-    try:
-        session = Session.open(written.path, device, options=options, threads=job.request.threads)
+        session = Session.open(draft.written.path, device, options=options, threads=job.request.threads)
     except UnsupportedNodes as exc:
         verdict = f"{len(exc.refused)} nodes refused by {provider.name}"
-        return _Attempt(Candidate(precision, label, None, None, verdict), refused=tuple(exc.refused), final=True)
+        return _Attempt(_candidate(draft, None, verdict), draft, refused=tuple(exc.refused), final=True)
     except ProviderFailed as exc:
-        return _Attempt(Candidate(precision, label, None, None, exc.message))
-    try:
-        return _judge(job, provider, device, session, written, _Label(precision, name, label, method))
-    finally:
-        session.close()
+        return _Attempt(_candidate(draft, None, exc.message), draft)
+    with session:
+        return _judge(job, provider, device, session, draft, on_cpu or _run_on_cpu(job, draft))
 
 
-@dataclass(frozen=True)
-class _Label:
-    precision: str
-    variant: str
-    shown: str
-    method: str
+def _run_on_cpu(job: Job, draft: Draft) -> Trial:
+    trial = draft.open(job)
+    trial.session.close()
+    return trial
 
 
 def _judge(
-    job: Job, provider: ProviderChoice, device: ProviderDevice, session: Session, written: Written, label: _Label
+    job: Job, provider: ProviderChoice, device: ProviderDevice, session: Session, draft: Draft, on_cpu: Trial
 ) -> _Attempt:
-    """Compare on the CPU over all samples, then on the NPU: over all where it is real, a few where it is emulated."""
-    checks: list[Check] = []
-    on_cpu = job.open_cpu(written.path)
-    try:
-        parity = job.compare({label.shown: on_cpu}, f"comparing {label.shown} on the CPU")[label.shown]
-    finally:
-        on_cpu.close()
-    checks.append(Check(cpu.CPU, "emulated", job.shared.samples.count, parity, note="the NPU's file on the host CPU"))
-    gate = job.gate(parity)
+    """Judge on the CPU over all samples, then on the NPU: over all where it is real.
+
+    An emulator gets a few, for which only the outputs are compared: a score of so few says nothing.
+    """
+    if not job.holds(on_cpu.gate):
+        return _Attempt(_candidate(draft, on_cpu.gate, "below the gate"), draft)
+    own, samples, latency = job.run_on(device, session, draft.label)
+    where = job.where(device)
+    score = None if device.emulated else job.evaluate(session.run)
+    gate = min(on_cpu.gate, job.gate(own, score))
     if not job.holds(gate):
-        return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate"))
-    own, samples, latency = job.run_on(device, session, label.shown)
-    checks.insert(0, Check(provider.name, job.where(device), samples, own))
-    gate = min(gate, job.gate(own))
-    if not job.holds(gate):
-        return _Attempt(Candidate(label.precision, label.shown, gate, None, "below the gate on the NPU"))
-    where, name = job.where(device), label.variant
-    report = VariantReport(name, label.precision, written.bytes, provider.name, where, session.nodes, checks, latency)
-    return _Attempt(Candidate(label.precision, label.shown, gate, None, "chosen"), report, written, label.method)
+        return _Attempt(_candidate(draft, gate, "below the gate on the NPU"), draft)
+    checks = [
+        Check(provider.name, where, samples, own),
+        Check(cpu.CPU, "emulated", job.shared.samples.count, on_cpu.parity, note="the NPU's file on the host CPU"),
+    ]
+    size, nodes = draft.written.bytes, session.nodes
+    report = VariantReport(draft.variant, draft.precision, size, provider.name, where, nodes, checks, latency)
+    return _Attempt(_candidate(draft, gate, "chosen"), draft, report)
 
 
-def _build(job: Job, precision: str, method: str) -> tuple[str, ir.Model]:
-    """Return the variant's name and its model."""
-    graph = job.float_graph("npu")
-    if precision == "fp16":
-        return "fp32-npu", graph.model
-    bits = ACTIVATION_BITS[precision]
-    ranges = job.ranges("npu", method)
-    job.progress(f"quantizing ({precision})")
-    plan = plan_quantization(graph.model, ranges, job.profile.quantization, bits)
-    return variant_class(job.profile.quantization, bits), apply_qdq(graph.model, plan)
+def _candidate(draft: Draft, gate: float | None, outcome: str) -> Candidate:
+    return Candidate(draft.precision, draft.label, gate, None, outcome, draft.written.bytes)
 
 
 def _choice(job: Job, provider: ProviderChoice, attempt: _Attempt, attempts: list[_Attempt]) -> Choice:
-    report, written = attempt.report, attempt.written
-    assert report is not None and written is not None
+    report, draft = attempt.report, attempt.draft
+    assert report is not None and draft is not None
     fallback, fallback_report, fallback_placement = cpu.fallback_variant(job)
     placement = Placement(
         report.name,
@@ -159,35 +241,29 @@ def _choice(job: Job, provider: ProviderChoice, attempt: _Attempt, attempts: lis
         provider.options_for(report.precision, emulated=True),
     )
     tried = [f"{one.candidate.variant}: {one.candidate.outcome}" for one in attempts[:-1]]
-    reason = f"{report.name} is the first in the profile's order that runs whole on {provider.name} and holds the gate"
+    reason = f"{draft.label} is the first in the profile's order that runs whole on {provider.name} and holds the gate"
     return Choice(
         chosen=report.name,
         reason=reason + (f" ({'; '.join(tried)})" if tried else ""),
-        models={report.name: written, "fp32": fallback},
+        models={report.name: draft.written, "fp32": fallback},
         reports=[report, fallback_report],
         placements=[placement, fallback_placement],
         candidates=[one.candidate for one in attempts],
-        recipe={"passes": job.float_graph("npu").changes(), "calibration_method": attempt.method or None},
+        recipe={"candidate": draft.label, **draft.recipe},
+        layers=draft.layers,
     )
 
 
 def _failure(job: Job, provider: ProviderChoice, attempts: list[_Attempt]) -> AcceleratorFailed:
     candidates = tuple(attempt.candidate for attempt in attempts)
-    judged = [attempt.candidate for attempt in attempts if attempt.candidate.gate is not None]
+    judged = [(one.candidate, one.draft) for one in attempts if one.draft and one.candidate.gate is not None]
     if judged:
-        best = max(judged, key=lambda one: one.gate or 0.0)
-        return AcceleratorFailed(
-            f"profile '{job.profile.id}': the best candidate, {best.variant}, has {job.request.metric} "
-            f"{best.gate:.4f}, below {1 - job.request.max_drop:g}",
-            "give more or better calibration data, or a larger --max-drop",
-            (),
-            candidates,
-        )
+        return below_the_gate(job, judged, candidates)
     refused = min((attempt.refused for attempt in attempts if attempt.refused), key=len, default=())
     if not refused:
         return AcceleratorFailed(
             f"profile '{job.profile.id}': {attempts[-1].candidate.outcome}",
-            "report this model with the provider's version (edgert doctor), or convert for a CPU profile",
+            attempts[-1].remedy,
             (),
             candidates,
         )

@@ -113,7 +113,8 @@ def _on_cpu(job: Job, variant: _Variant) -> VariantReport:
     """Compare and time the variant on this machine's CPU."""
     session = job.open_cpu(variant.written.path)
     try:
-        parity = job.compare({variant.name: session}, "comparing with the original")[variant.name]
+        parity = job.parity_of(variant.name, variant.written, session)
+        gate = job.gate(parity, job.evaluate(session.run))
         where = job.where(job.shared.cpu)
         rounds = {} if where == "host" else {"rounds": cpu.EMULATED_ROUNDS}
         times = job.time({"original": job.shared.original, variant.name: session}, **rounds)
@@ -121,9 +122,9 @@ def _on_cpu(job: Job, variant: _Variant) -> VariantReport:
         report = _report(variant, cpu.CPU, where, session, [check], times[variant.name])
     finally:
         session.close()
-    if not job.holds(job.gate(parity)):
+    if not job.holds(gate):
         raise GateFailed(
-            f"profile '{job.profile.id}': {variant.name} has {job.request.metric} {job.gate(parity):.4f} on the CPU",
+            f"profile '{job.profile.id}': {variant.name} has {job.request.metric} {gate:.4f} on the CPU",
             "report this model: the graph passes must not change what it computes",
         )
     return report
@@ -186,5 +187,5 @@ def _choice(job: Job, variant: _Variant, reports: Sequence[VariantReport], place
         reports=reports,
         placements=placements,
         candidates=[_candidate(variant, gate, "chosen")],
-        recipe={"passes": dict(variant.passes)},
+        recipe={"candidate": variant.name, "passes": dict(variant.passes)},
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from converters.passes.blocked_layout import BLOCK, has_blocked_layout, is_blocked
 from converters.passes.linear import channel_vector
 from converters.passes.matching import (
     attribute_int,
@@ -26,31 +27,13 @@ from converters.passes.result import PassResult
 from converters.passes.rewriting import add_initializer, add_node, replace_output
 from edgert.profile import DeviceProfile
 
-_BLOCK = 16
-"""Channels per block with AVX-512, twice that of AVX2: a depthwise Conv stays blocked when it fills whole blocks."""
-
-_BLOCKED = (
-    "Conv",
-    "Relu",
-    "Sigmoid",
-    "Tanh",
-    "HardSigmoid",
-    "Clip",
-    "LeakyRelu",
-    "Mul",
-    "Add",
-    "MaxPool",
-    "AveragePool",
-)
-_DEPTH = 3
-
 
 def affine_as_conv(model: ir.Model, profile: DeviceProfile) -> PassResult:
     """Replace Mul, Add, or Mul then Add of constants between convolutions by a depthwise 1x1 Conv of the same numbers.
 
     Only for an x86 CPU, float32, four dimensions, a multiple of 16 channels, and values that nothing else uses.
     """
-    if profile.processor != "cpu" or profile.arch != "x86_64":
+    if not has_blocked_layout(profile):
         return PassResult(0)
     changes, declined = 0, list[str]()
     for node in nodes_of(model):
@@ -77,8 +60,8 @@ def _channels_of_next_conv(node: ir.Node) -> int | None:
 
 
 def _rewrite(model: ir.Model, node: ir.Node, channels: int) -> str | None:
-    if channels % _BLOCK:
-        return f"{channels} channels are no multiple of {_BLOCK}"
+    if channels % BLOCK:
+        return f"{channels} channels are no multiple of {BLOCK}"
     own = _operand(node, channels)
     if own is None:
         return "its constant is not one number per channel"
@@ -88,7 +71,7 @@ def _rewrite(model: ir.Model, node: ir.Node, channels: int) -> str | None:
     before = None if inner is None else _operand(inner, channels)
     if before is not None:
         source, factor = before
-    if not _is_blocked(source, _DEPTH):
+    if not is_blocked(source):
         return "no convolution comes before it"
     weight = add_initializer(model, f"{node.outputs[0].name}_weight", factor.reshape(-1, 1, 1, 1))
     bias = add_initializer(model, f"{node.outputs[0].name}_bias", offset)
@@ -105,14 +88,3 @@ def _operand(node: ir.Node, channels: int) -> tuple[ir.Value, npt.NDArray[np.flo
         return None
     vector = channel_vector(operand, 4, 1, channels)
     return None if vector is None else (parts[0], vector.astype(np.float32))
-
-
-def _is_blocked(value: ir.Value, depth: int) -> bool:
-    """Whether a convolution made the value, with at most element-wise nodes behind it."""
-    node = producer(value, *_BLOCKED)
-    if node is None or depth == 0:
-        return False
-    return node.op_type == "Conv" or all(
-        source is not None and (constant(source) is not None or _is_blocked(source, depth - 1))
-        for source in node.inputs
-    )

@@ -73,6 +73,28 @@ def activation_affine(observed: TensorRange, dtype: str, *, symmetric: bool = Fa
     return make_affine(dtype, scale, int(np.clip(round(low - minimum / scale), low, high)))
 
 
+def constant_affine(array: NDArray[np.generic], dtype: str) -> Affine:
+    """Return the encoding of a constant operand: its own range, so that a single number is stored exactly."""
+    real = np.asarray(array, np.float64)
+    minimum, maximum = min(float(real.min(initial=0.0)), 0.0), max(float(real.max(initial=0.0)), 0.0)
+    low, high = LIMITS[dtype]
+    scale = (maximum - minimum) / (high - low)
+    if scale < _FLOAT32.tiny:
+        return make_affine(dtype, 1.0, low)
+    return make_affine(dtype, scale, int(np.clip(round(low - minimum / scale), low, high)))
+
+
+def at_width(affine: Affine, dtype: str) -> Affine:
+    """Return a per-tensor encoding with the same bounds in a type of another width.
+
+    65535 is 255 * 257, so 16 bits hold every value of 8 bits exactly.
+    """
+    (low, high), (to_low, to_high) = LIMITS[affine.dtype], LIMITS[dtype]
+    factor = (to_high - to_low) / (high - low)
+    zero_point = to_low + round((int(affine.zero_point) - low) * factor)
+    return make_affine(dtype, float(affine.scale) / factor, zero_point)
+
+
 def weight_affine(
     weights: NDArray[np.floating],
     dtype: str,

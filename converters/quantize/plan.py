@@ -6,21 +6,22 @@ superfluous, and the nodes left in float with the reason. Writing Q/DQ nodes is 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.quantize.affine import (
-    LIMITS,
     Affine,
     activation_affine,
+    at_width,
     bias_affine,
-    make_affine,
+    constant_affine,
     weight_affine,
     widen_for_bias,
 )
+from converters.quantize.fixed_ranges import FIXED_RANGE, fixed_affine, hard_sigmoid_affines, needed_by_readers
 from converters.quantize.observers import TensorRange
 from edgert.errors import UsageError
 from edgert.profile import Quantization
@@ -33,14 +34,6 @@ PASS_THROUGH = frozenset(
     }
 )
 """Ops that copy or pick values: their output is stored exactly as their first input, so nothing is rounded twice."""
-
-FIXED_RANGE = {
-    "Sigmoid": (0.0, 1.0),
-    "HardSigmoid": (0.0, 1.0),
-    "Softmax": (0.0, 1.0),
-    "Tanh": (-1.0, 1.0),
-}
-"""Ops whose mathematics gives the range. The QNN provider accepts no other 16-bit scale for Sigmoid and Tanh."""
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Ops worth integers by themselves; any other op is quantized on a CPU only where its inputs are integers already."""
@@ -74,7 +67,8 @@ class Plan:
     `activations` maps a value's name to its encoding; `constants` maps (node key, input index) to that of a
     constant input, because one constant may be stored differently for two users. `quantized` and `absorbed`
     hold node keys: absorbed Relu and Clip nodes are removed, the saturation of the encoding after them does
-    their work. A node's key is the name of its first output. `notes` are sentences for a person.
+    their work. A node's key is the name of its first output. `notes` are sentences for a person. `converted`
+    maps (node key, input index) to the encoding in which a node of another width reads an activation.
     """
 
     variant: str
@@ -84,11 +78,13 @@ class Plan:
     absorbed: frozenset[str]
     left: tuple[LeftInFloat, ...]
     notes: tuple[str, ...]
+    saturating: Mapping[str, Affine] = field(default_factory=dict)
+    converted: Mapping[tuple[str, int], Affine] = field(default_factory=dict)
 
     @property
     def needs_opset_21(self) -> bool:
         """Return whether any encoding has a type that QuantizeLinear takes only from opset 21."""
-        encodings = [*self.activations.values(), *self.constants.values()]
+        encodings = [*self.activations.values(), *self.constants.values(), *self.converted.values()]
         return any(encoding.dtype in ("uint16", "int16") for encoding in encodings)
 
 
@@ -108,12 +104,15 @@ def plan_quantization(
     activation_bits: int = 8,
     *,
     keep_float: Collection[str] = (),
+    wide: Collection[str] = (),
 ) -> Plan:
     """Decide every encoding of the main graph; `keep_float` names nodes that must stay in float.
 
+    `wide` are the keys of nodes that get 16-bit activations while the others have `activation_bits`. A tensor has the
+    width of the node that gives it, a graph input the widest of its readers', and what copies it keeps it.
     The graph must be sorted, with types inferred and with the names that `ranges` was calibrated with.
     """
-    planner = _Planner(model.graph, ranges, quantization, activation_bits, frozenset(keep_float))
+    planner = _Planner(model.graph, ranges, quantization, activation_bits, frozenset(keep_float), frozenset(wide))
     return planner.plan()
 
 
@@ -174,20 +173,24 @@ class _Planner:
     quantization: Quantization
     bits: int
     keep_float: frozenset[str]
+    wide: frozenset[str]
     activations: dict[str, Affine] = field(default_factory=dict)
     constants: dict[tuple[str, int], Affine] = field(default_factory=dict)
     quantized: set[str] = field(default_factory=set)
     absorbed: set[str] = field(default_factory=set)
     left: list[LeftInFloat] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    saturating: dict[str, Affine] = field(default_factory=dict)
+    converted: dict[tuple[str, int], Affine] = field(default_factory=dict)
+    values: dict[str, ir.Value] = field(init=False)
+
+    def __post_init__(self) -> None:
+        values = [*self.graph.inputs, *(value for node in self.graph for value in node.outputs)]
+        self.values = {str(value.name): value for value in values}
 
     @property
     def everything(self) -> bool:
         return self.quantization.quantize_ops == ("*",)
-
-    @property
-    def activation_dtype(self) -> str:
-        return "uint16" if self.bits == 16 else self.quantization.activation
 
     def plan(self) -> Plan:
         variant = variant_class(self.quantization, self.bits)
@@ -197,11 +200,13 @@ class _Planner:
             self._release_float_outputs()
         for value in self.graph.inputs:
             if self._is_encoded(value):
-                self.activations[str(value.name)] = self._from_range(str(value.name))
+                self.activations[str(value.name)] = self._from_range(str(value.name), self._dtype(value))
         for node in self.graph:
             self._encode_outputs(node)
+        written = self.quantized - self.absorbed
         for node in self.graph:
-            if node_key(node) in self.quantized - self.absorbed:
+            if node_key(node) in written:
+                self._convert_inputs(node)
                 self._encode_constants(node)
         return Plan(
             variant,
@@ -211,6 +216,8 @@ class _Planner:
             frozenset(self.absorbed),
             tuple(self.left),
             tuple(self.notes),
+            self.saturating,
+            self.converted,
         )
 
     # which nodes
@@ -259,6 +266,8 @@ class _Planner:
         bias = node.inputs[2] if node.op_type in HEAVY and len(node.inputs) > 2 else None
         if bias is not None and constant_array(bias) is None:
             return "its bias is computed, not constant"
+        if node.op_type == "HardSigmoid" and node.attributes.get_float("alpha", 0.2) <= 0.0:
+            return "its slope is not positive"
         if node.op_type == "Gemm":
             return self._gemm_refusal(node)
         if node.op_type in HEAVY and constant_array(node.inputs[1]) is not None:
@@ -282,7 +291,7 @@ class _Planner:
         return producer is not None and node_key(producer) in self.quantized
 
     def _is_absorbed(self, node: ir.Node) -> bool:
-        """Return whether the encoding of this Relu's or Clip's output cuts exactly as the node does."""
+        """Return whether the encoding of this Relu's or Clip's output cuts as the node does, to half a step."""
         bounds = clip_bounds(node)
         if bounds is None or not self._from_quantized(node.inputs[0]):
             return False
@@ -293,9 +302,9 @@ class _Planner:
             return False
         if producer.op_type in PASS_THROUGH or producer.op_type in FIXED_RANGE or producer.op_type == "Concat":
             return False
-        low, high = self._from_range(name).bounds
-        step = (high - low) / 65535
-        return bool(low >= bounds[0] - step and high <= bounds[1] + step)
+        affine = self._from_range(name, self._dtype(source))
+        (low, high), half_a_step = affine.bounds, float(affine.scale) / 2
+        return bool(low >= bounds[0] - half_a_step and high <= bounds[1] + half_a_step)
 
     def _release_float_outputs(self) -> None:
         """Let a MatMul whose readers are all float give floats: onnxruntime has MatMulIntegerToFloat for that."""
@@ -310,6 +319,42 @@ class _Planner:
                 self.quantized.discard(node_key(reader))
                 self.left.append(LeftInFloat(str(reader.name), reader.op_type, "only float nodes read it"))
 
+    # how many bits
+
+    def _dtype(self, value: ir.Value) -> str:
+        """Return the type that stores `value`."""
+        producer = value.producer()
+        if producer is not None and node_key(producer) in self.quantized:
+            return self._node_dtype(producer)
+        return self._activation_dtype(any(node_key(user) in self.wide for user in value.consumers()))
+
+    def _node_dtype(self, node: ir.Node) -> str:
+        """Return the type of a node's activations; what copies values, or is absorbed, has its input's."""
+        source = node.inputs[0] if node.inputs else None
+        copies = node.op_type in PASS_THROUGH or node_key(node) in self.absorbed
+        if copies and source is not None and str(source.name) in self.ranges:
+            return self._dtype(source)
+        return self._activation_dtype(node_key(node) in self.wide)
+
+    def _activation_dtype(self, wide: bool) -> str:
+        return "uint16" if wide or self.bits == 16 else self.quantization.activation
+
+    def _convert_inputs(self, node: ir.Node) -> None:
+        """Give each activation of another width an encoding for this node; a Concat reads it as it stores it."""
+        dtype, key = self._node_dtype(node), node_key(node)
+        joined = self.activations.get(str(node.outputs[0].name)) if node.op_type == "Concat" else None
+        for index, value in enumerate(node.inputs):
+            affine = self.activations.get(str(value.name)) if value is not None else None
+            if affine is not None and affine.dtype != dtype:
+                self.converted[key, index] = joined or at_width(affine, dtype)
+
+    def _input_affine(self, node: ir.Node, index: int) -> Affine | None:
+        """Return the encoding in which `node` reads an activation, None for a constant or a float."""
+        value = node.inputs[index]
+        if value is None:
+            return None
+        return self.converted.get((node_key(node), index)) or self.activations.get(str(value.name))
+
     # encodings of activations
 
     def _is_encoded(self, value: ir.Value) -> bool:
@@ -323,10 +368,20 @@ class _Planner:
             return bool(consumers)
         return self.everything or producer.op_type != "MatMul" or bool(consumers)
 
-    def _from_range(self, name: str) -> Affine:
-        return activation_affine(
-            self.ranges[name], self.activation_dtype, symmetric=self.quantization.activation_symmetric
-        )
+    def _from_range(self, name: str, dtype: str) -> Affine:
+        return activation_affine(self._useful(name), dtype, symmetric=self.quantization.activation_symmetric)
+
+    def _useful(self, name: str) -> TensorRange:
+        """Return the range of a tensor without what all its readers cut off.
+
+        x * HardSigmoid(x) is 0 below some x and x above another: the steps between them are all that counts.
+        """
+        full, value = self.ranges[name], self.values.get(name)
+        if value is None or value.is_graph_output():
+            return full
+        low, high = needed_by_readers(value)
+        minimum, maximum = max(full.minimum, low), min(full.maximum, high)
+        return full if minimum >= maximum else replace(full, minimum=minimum, maximum=maximum)
 
     def _encode_outputs(self, node: ir.Node) -> None:
         outputs = [value for value in node.outputs if self._is_encoded(value)]
@@ -334,10 +389,13 @@ class _Planner:
         for value in outputs:
             if source is not None:
                 self.activations[str(value.name)] = source
+            elif not self.everything and node.op_type == "HardSigmoid":
+                inner, outer = hard_sigmoid_affines(node, self._dtype(value))
+                self.saturating[str(value.name)], self.activations[str(value.name)] = inner, outer
             elif node.op_type in FIXED_RANGE:
-                self.activations[str(value.name)] = _fixed_affine(node.op_type, self.activation_dtype)
+                self.activations[str(value.name)] = fixed_affine(node.op_type, self._dtype(value))
             else:
-                self.activations[str(value.name)] = self._from_range(str(value.name))
+                self.activations[str(value.name)] = self._from_range(str(value.name), self._dtype(value))
         if node.op_type == "Concat" and outputs and node_key(node) in self.quantized:
             self._join(node, self.activations[str(outputs[0].name)])
 
@@ -355,15 +413,15 @@ class _Planner:
     def _join(self, node: ir.Node, joined: Affine) -> None:
         """Give the inputs of a Concat its own encoding where nothing else reads them, so that it only copies."""
         widths = [self.ranges[str(v.name)].absmax for v in node.inputs if v is not None and v.name in self.ranges]
-        if self.bits == 8 and widths and max(widths) > _CONCAT_SPREAD * min(widths):
+        if joined.dtype != "uint16" and widths and max(widths) > _CONCAT_SPREAD * min(widths):
             self.notes.append(
                 f"Concat '{node.name}' joins tensors of unequal size ({min(widths):.3g} and {max(widths):.3g}): "
                 "8 bits lose the small one"
             )
         for value in node.inputs:
             chain = self._private_chain(value)
-            for link in chain:
-                self.activations[str(link.name)] = joined
+            if chain and self._dtype(chain[0]) == joined.dtype:
+                self.activations |= {str(link.name): joined for link in chain}
 
     def _private_chain(self, value: ir.Value | None) -> list[ir.Value]:
         """Return `value` and what it was copied from, if no other node reads any of it and its range is free."""
@@ -406,12 +464,11 @@ class _Planner:
 
         The HTP emulator of onnxruntime-qnn 2.7 gives zeros for Max(x, 0) where the scales differ by much.
         """
-        beside = [
-            self.activations[str(value.name)] for value in node.inputs if value and value.name in self.activations
-        ]
-        if beside and not np.any(array):
-            return beside[0]
-        return _constant_affine(array, self.activation_dtype)
+        beside = (self._input_affine(node, index) for index in range(len(node.inputs)))
+        first = next((affine for affine in beside if affine is not None), None)
+        if first is not None and not np.any(array):
+            return first
+        return constant_affine(array, self._node_dtype(node))
 
     def _encode_weights(self, node: ir.Node, arrays: Mapping[int, NDArray[np.generic]]) -> None:
         key = node_key(node)
@@ -425,7 +482,7 @@ class _Planner:
                     symmetric=self.quantization.weight_symmetric,
                     reduce_range=self.quantization.reduce_range,
                 )
-        source = self.activations.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+        source = self._input_affine(node, 0)
         if node.op_type == "MatMul" or 2 not in arrays or 1 not in arrays or source is None:
             return
         bias = np.asarray(arrays[2], np.float32)
@@ -440,25 +497,6 @@ class _Planner:
         if node.op_type == "MatMul":
             return 1 if weights.ndim == 2 else None
         return output_axis(node)
-
-
-def _fixed_affine(op_type: str, dtype: str) -> Affine:
-    """Return the encoding of a fixed range: a power of two as scale, 0 exact, the upper end one step short."""
-    low, high = LIMITS[dtype]
-    levels = high - low + 1
-    minimum, maximum = FIXED_RANGE[op_type]
-    return make_affine(dtype, (maximum - minimum) / levels, low if minimum == 0.0 else low + levels // 2)
-
-
-def _constant_affine(array: NDArray[np.generic], dtype: str) -> Affine:
-    """Return the encoding of a constant operand: its own range, so that a single number is stored exactly."""
-    real = np.asarray(array, np.float64)
-    minimum, maximum = min(float(real.min(initial=0.0)), 0.0), max(float(real.max(initial=0.0)), 0.0)
-    low, high = LIMITS[dtype]
-    scale = (maximum - minimum) / (high - low)
-    if scale < np.finfo(np.float32).tiny:
-        return make_affine(dtype, 1.0, low)
-    return make_affine(dtype, scale, int(np.clip(round(low - minimum / scale), low, high)))
 
 
 def _may_overshoot(node: ir.Node) -> bool:

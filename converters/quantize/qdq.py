@@ -36,7 +36,9 @@ def apply_qdq(model: ir.Model, plan: Plan) -> ir.Model:
     _raise_opset(result, plan)
     writer = _Writer(result.graph, plan)
     writer.remove_absorbed()
+    writer.replace_saturating()
     writer.write_activations()
+    writer.write_conversions()
     writer.write_constants()
     return result
 
@@ -83,6 +85,17 @@ class _Writer:
             self.graph.remove(node, safe=True)
             source.name = name
 
+    def replace_saturating(self) -> None:
+        """Put a LeakyRelu that does nothing where saturation does the work: its integer kernel is a table look-up."""
+        for name in self.plan.saturating:
+            node = self.nodes[name]
+            same = ir.node("LeakyRelu", [node.inputs[0]], {"alpha": 1.0}, name=node.name)
+            _describe(same.outputs[0], "", ir.DataType.FLOAT, node.outputs[0].shape)
+            ir.convenience.replace_nodes_and_values(self.graph, node, [node], [same], node.outputs, same.outputs)
+            same.outputs[0].name = name
+            self.nodes[name] = same
+            self.quantized.add(same)
+
     def write_activations(self) -> None:
         values = [*self.graph.inputs, *(value for node in self.graph for value in node.outputs)]
         for value in values:
@@ -111,11 +124,27 @@ class _Writer:
 
     def _pair(self, value: ir.Value, name: str, affine: Affine) -> tuple[list[ir.Node], ir.Value]:
         scale, zero_point = self._parameters(name, affine)
-        first = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_QuantizeLinear")
+        stored = self.plan.saturating.get(name)
+        quantized_with = self._parameters(f"{name}_saturating", stored) if stored else (scale, zero_point)
+        first = ir.node("QuantizeLinear", [value, *quantized_with], name=f"{name}_QuantizeLinear")
         _describe(first.outputs[0], f"{name}_quantized", _TYPES[affine.dtype], value.shape)
         second = ir.node("DequantizeLinear", [first.outputs[0], scale, zero_point], name=f"{name}_DequantizeLinear")
         _describe(second.outputs[0], f"{name}_dequantized", ir.DataType.FLOAT, value.shape)
         return [first, second], second.outputs[0]
+
+    def write_conversions(self) -> None:
+        """Put Q and DQ of another width before the nodes that need it; equal readers share them."""
+        shared: dict[tuple[str, str, bytes, bytes], ir.Value] = {}
+        for (key, index), affine in self.plan.converted.items():
+            source = self.nodes[key].inputs[index]
+            assert source is not None
+            identity = (str(source.name), affine.dtype, affine.scale.tobytes(), affine.zero_point.tobytes())
+            if identity not in shared:
+                nodes, shared[identity] = self._pair(source, f"{source.name}_{affine.dtype}_{len(shared)}", affine)
+                producer = source.producer()
+                assert producer is not None
+                self.graph.insert_after(producer, nodes)
+            self.nodes[key].replace_input_with(index, shared[identity])
 
     def write_constants(self) -> None:
         for (key, index), affine in self.plan.constants.items():

@@ -50,7 +50,7 @@ def write_report(conversion: Conversion, samples: Samples, path: Path) -> Conver
     document = conversion.to_json()
     intro = f"{samples.count} calibration samples ({escape(samples.kind)})"
     body = f"<p class='soft'>{intro}</p>" + (f"<p class='bad'>{escape(samples.warning)}</p>" if samples.warning else "")
-    body += _source(document["source"])
+    body += _judged(conversion.evaluation) + _source(document["source"])
     path.write_text(page(f"{conversion.model}: bundles", body + profiles(document["bundles"])), encoding="utf-8")
     return replace(conversion, report=path)
 
@@ -87,6 +87,13 @@ def table(
 def where_tag(where: str) -> str:
     """Return the badge that says where a figure was measured."""
     return f"<span class='tag {escape(where)}'>{escape(where)}</span>"
+
+
+def _judged(evaluation: Mapping[str, Any]) -> str:
+    """Return what variants were judged by, and what the original itself has."""
+    over = "" if evaluation["samples"] is None else f" over {evaluation['samples']} samples"
+    score = "" if evaluation["kind"] == "agreement" else f"; the original has {evaluation['original']:.4f}"
+    return f"<p>Judged by {escape(evaluation['metric'])}{over}: {escape(evaluation['note'])}{score}</p>"
 
 
 def _source(source: Any) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgert.errors import BadInput, GateFailed, nearest
+from converters.verify.metrics import check_metric, sqnr_agreement
+from edgert.errors import BadInput, GateFailed
 from edgert.runtime.golden import is_label
 
 HUGE = float(np.finfo(np.float32).max)
@@ -19,7 +20,8 @@ LARGEST = float(np.finfo(np.float64).max)
 SQUARE_FITS = 1e140
 """Vectors of larger numbers are scaled before they are squared, so that float64 holds the sum."""
 
-METRICS = ("cosine", "top1_agreement")
+PARITY_METRICS = ("cosine", "top1_agreement", "sqnr")
+"""The words of `--metric` that a parity answers."""
 
 LEAST_AGREEMENT = 0.99
 """The least share of equal labels that an imported graph must have with its source."""
@@ -99,19 +101,25 @@ class ParityMeter:
 
 
 def gate_value(parity: Mapping[str, OutputParity], metric: str) -> float:
-    """Return the worst output's `metric`, a number in [-1, 1] where 1 is equal to the original.
+    """Return the worst output's `metric`, a number of at most 1 where 1 is equal to the original.
 
-    Raises BadInput for an unknown metric, and for `top1_agreement` where no output has classes.
+    Raises BadInput for a metric that a parity does not answer, and where no output has what it is of.
     """
-    if metric not in METRICS:
-        close = nearest(metric, METRICS)
-        raise BadInput(f"unknown metric '{metric}'", f"did you mean '{close}'?" if close else f"use one of {METRICS}")
+    check_metric(metric, BadInput)
+    if metric not in PARITY_METRICS:
+        raise BadInput(f"'{metric}' is not told by comparing outputs", f"use one of {', '.join(PARITY_METRICS)}")
     if metric == "cosine":
         return min((entry.cosine for entry in parity.values()), default=1.0)  # of labels it is the share of equal ones
+    if metric == "sqnr":
+        return min((_relative(entry) for entry in parity.values()), default=1.0)
     shares = [entry.top1_agreement for entry in parity.values() if entry.top1_agreement is not None]
     if not shares:
         raise BadInput("no output has two or more entries on its last axis", "use --metric cosine")
     return min(shares)
+
+
+def _relative(entry: OutputParity) -> float:
+    return entry.agreement if entry.agreement is not None else sqnr_agreement(entry.sqnr_db)
 
 
 def below(parity: Mapping[str, OutputParity], sqnr_db: float) -> list[str]:

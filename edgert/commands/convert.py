@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgert.commands.numbers import COUNT, THREADS
+from edgert.commands.numbers import BYTES, COUNT, THREADS
 from edgert.commands.printing import ProgressLine, megabytes, print_json, table
 from edgert.errors import MissingExtra, UsageError
 from edgert.image_spec import ImageSpec, parse_image_spec
@@ -20,12 +20,18 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-p", "--profile", "profiles", multiple=True, required=True, help="A device profile; repeatable.")
+@click.option("-p", "--profile", "profiles", multiple=True, help="A device profile; repeatable.")
 @click.option(
     "-o", "--output", default=".", type=click.Path(path_type=Path), show_default=True, help="Folder for the bundles."
 )
 @click.option(
     "--calibration", help="A folder of images, sounds, .txt or arrays, one such file, module:function, or random."
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="TOML|BUNDLE",
+    help="Build what a bundle's recipe.toml says, without a search.",
 )
 @click.option("--source", metavar="KIND", help="What MODEL is, where its content does not tell; see below.")
 @click.option("--task", help="What a Hugging Face model is for, where its config does not tell.")
@@ -48,13 +54,36 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 )
 @click.option("--image", "images", multiple=True, metavar="[NAME:]RULES", help="Image rules, see above; repeatable.")
 @click.option(
-    "--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8, or w8a16 (variant qdq-a16w8)."
+    "--precision", default="auto", show_default=True, help="auto, fp32, fp16, int8, mixed, w8a16, w8 or int4."
 )
 @click.option("--max-drop", default=0.01, show_default=True, help="Largest fall of the metric from the original.")
-@click.option("--metric", default="cosine", show_default=True, help="What --max-drop judges: cosine or top1_agreement.")
+@click.option(
+    "--metric",
+    help="What --max-drop judges: cosine, top1_agreement, sqnr, spearman, map; with --labels also top1, top5, cer, wer."
+    "  [default: cosine; with --labels what suits the model]",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Right answers: lines of file,label or JSON; these files score, the others calibrate.",
+)
+@click.option(
+    "--evaluate",
+    metavar="MODULE:FUNCTION",
+    help="Scores a model: gets run(dict) -> dict, returns a number, the more the better.",
+)
 @click.option("--samples", type=COUNT, default=64, show_default=True, help="Use at most so many calibration samples.")
 @click.option(
     "--emulator-samples", type=COUNT, default=2, show_default=True, help="Samples run on an emulated accelerator."
+)
+@click.option("--time-budget", "time_budget_s", type=float, metavar="SECONDS", help="Begin no candidate after it.")
+@click.option(
+    "--memory-budget",
+    type=BYTES,
+    default="1GB",
+    show_default=True,
+    metavar="SIZE",
+    help="What calibration may hold at once beside the weights, as 500MB or 2GB.",
 )
 @click.option("--license", "license_id", metavar="SPDX-ID", help="The model's licence, kept in the bundle.")
 @click.option("--name", help="The bundle's name; default is the model file's.")
@@ -66,6 +95,7 @@ def convert(
     profiles: tuple[str, ...],
     output: Path,
     calibration: str | None,
+    recipe: Path | None,
     source: str | None,
     task: str | None,
     factory: str | None,
@@ -78,9 +108,13 @@ def convert(
     images: tuple[str, ...],
     precision: str,
     max_drop: float,
-    metric: str,
+    metric: str | None,
+    labels: Path | None,
+    evaluate: str | None,
     samples: int,
     emulator_samples: int,
+    memory_budget: float,
+    time_budget_s: float | None,
     license_id: str | None,
     name: str | None,
     folder: bool,
@@ -103,6 +137,7 @@ def convert(
       edgert convert minilm-folder/ -p raspberry-pi-5
       edgert convert rec.onnx -p x86-avx2 --calibration lines/ --shape x=1,3,48,320 \\
           --image color=bgr,mean=127.5,std=127.5,resize=pad
+      edgert convert rec.onnx --recipe bundles/rec-x86-avx2.edgert --calibration lines/ -o again/
     """
     _require_extra()
     converter: Any = importlib.import_module("converters.pipeline")
@@ -113,6 +148,7 @@ def convert(
             conversion = converter.convert(
                 model,
                 profiles,
+                recipe=recipe,
                 calibration=calibration,
                 output=output,
                 shapes=dict(parse_shape(text) for text in shapes),
@@ -120,12 +156,15 @@ def convert(
                 precision=precision,
                 max_drop=max_drop,
                 metric=metric,
+                labels=labels,
+                evaluate=evaluate,
                 license=license_id,
                 name=name,
                 folder=folder,
                 threads=threads,
                 samples=samples,
                 emulator_samples=emulator_samples,
+                memory_budget=memory_budget,
                 source=source,
                 task=task,
                 dynamic=dict(parse_dynamic(text) for text in dynamics),
@@ -134,6 +173,7 @@ def convert(
                 trust_pickle=trust_pickle,
                 parity_db=parity_db,
                 classes=classes,
+                time_budget_s=time_budget_s,
                 progress=progress,
             )
     finally:
@@ -195,6 +235,7 @@ def _print(document: dict[str, Any]) -> None:
         )
         how = "equal to the bit" if worst is None else f"SQNR {worst:.1f} dB at least"
         click.echo(f"source: {parity['note']}; the imported graph is the same on {parity['samples']} samples, {how}")
+    click.echo(_judged(document["evaluation"]))
     for bundle in document["bundles"]:
         click.echo(f"\n{bundle['profile']}")
         if "error" in bundle:
@@ -206,6 +247,12 @@ def _print(document: dict[str, Any]) -> None:
             _print_bundle(part)
     if document["report"]:
         click.echo(f"\nreport: {document['report']}")
+
+
+def _judged(evaluation: dict[str, Any]) -> str:
+    over = "" if evaluation["samples"] is None else f" over {evaluation['samples']} samples"
+    score = "" if evaluation["kind"] == "agreement" else f"; the original has {evaluation['original']:.4f}"
+    return f"judged by {evaluation['metric']}{over}: {evaluation['note']}{score}"
 
 
 def _print_bundle(bundle: dict[str, Any]) -> None:

@@ -34,10 +34,30 @@ def render_lines(count: int, seed: int) -> Iterator[Line]:
     produced = 0
     while produced < count:
         text = _text(random)
-        picture = _picture(text, random, fonts)
+        picture = draw(text, random, fonts)
         if picture is not None:
             produced += 1
             yield Line(text, picture)
+
+
+def draw(text: str, random: np.random.Generator, fonts: Sequence[Path]) -> Image.Image | None:
+    """Return a picture of a text as `render_lines` makes it, or None where it is wider than the recogniser's input."""
+    size = int(random.integers(11, 30))
+    font = (
+        ImageFont.truetype(random.choice(np.array(fonts, dtype=str)), size) if fonts else ImageFont.load_default(size)
+    )
+    left, top, right, bottom = font.getbbox(text)
+    width, height = int(right - left) + 8, int(bottom - top) + 8
+    paper, ink = int(random.integers(170, 256)), int(random.integers(0, 90))
+    image = Image.new("RGB", (width, height), (paper,) * 3)
+    ImageDraw.Draw(image).text((4 - left, 4 - top), text, font=font, fill=(ink,) * 3)
+    scaled = round(width * HEIGHT / height)
+    if scaled > WIDTH:
+        return None
+    image = image.resize((scaled, HEIGHT), Image.Resampling.BICUBIC)
+    image = image.filter(ImageFilter.GaussianBlur(float(random.uniform(0.0, 1.4))))
+    noise = random.normal(0.0, random.uniform(2.0, 24.0), (HEIGHT, scaled, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def font_files() -> list[Path]:
@@ -83,23 +103,3 @@ def _text(random: np.random.Generator) -> str:
     if random.random() < 0.4:
         words[-1] = str(random.integers(10, 99999))
     return " ".join(words)
-
-
-def _picture(text: str, random: np.random.Generator, fonts: Sequence[Path]) -> Image.Image | None:
-    """Return the picture of a text, or None where it would be wider than the recogniser's input."""
-    size = int(random.integers(11, 30))
-    font = (
-        ImageFont.truetype(random.choice(np.array(fonts, dtype=str)), size) if fonts else ImageFont.load_default(size)
-    )
-    left, top, right, bottom = font.getbbox(text)
-    width, height = int(right - left) + 8, int(bottom - top) + 8
-    paper, ink = int(random.integers(170, 256)), int(random.integers(0, 90))
-    image = Image.new("RGB", (width, height), (paper,) * 3)
-    ImageDraw.Draw(image).text((4 - left, 4 - top), text, font=font, fill=(ink,) * 3)
-    scaled = round(width * HEIGHT / height)
-    if scaled > WIDTH:
-        return None
-    image = image.resize((scaled, HEIGHT), Image.Resampling.BICUBIC)
-    image = image.filter(ImageFilter.GaussianBlur(float(random.uniform(0.0, 1.4))))
-    noise = random.normal(0.0, random.uniform(2.0, 24.0), (HEIGHT, scaled, 3))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))

@@ -14,7 +14,7 @@ from edgert.bundle import open_bundle
 from edgert.errors import MissingDevice
 from edgert.host import host_facts
 from edgert.profile import detect_profile
-from edgert.runtime.providers import Absent, find_device
+from tests.accelerators import need
 
 OWN = detect_profile(host_facts())
 PROFILES_FOLDER = Path(__file__).resolve().parents[2] / "device_profiles"
@@ -31,13 +31,6 @@ SAMPLES = {
     "opennsfw": "opennsfw",
 }
 ON_NPU = ("ppocr-det", "ppocr-cls", "magika", "silero-vad-16k", "basic-pitch", "opennsfw")
-
-
-def need(provider: str) -> None:
-    """Skip, with the reason, where neither the accelerator nor its emulator is here."""
-    found = find_device(provider, allow_emulated=True)
-    if isinstance(found, Absent):
-        pytest.skip(f"{provider}: {found.reason}; {found.remedy}")
 
 
 def bundle_of(conversion: Conversion, profile: str) -> BundleReport:

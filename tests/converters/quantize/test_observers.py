@@ -1,71 +1,91 @@
-"""Histograms and the ranges chosen from them."""
+"""Histograms that grow with what they count."""
 
 import numpy as np
 import pytest
 
-from converters.quantize.affine import activation_affine, dequantize, quantize
-from converters.quantize.observers import Histogram, TensorRange, choose_range
+from converters.quantize.observers import BINS, ChannelSums, Histogram
 from tests.converters.quantize.nets import Array, normal
 
 
-def _histogram(values: Array) -> Histogram:
-    minimum, maximum = float(values.min()), float(values.max())
-    full = TensorRange(minimum, maximum, max(-minimum, maximum), values.size)
-    histogram = Histogram.between(full)
-    histogram.add(values)
+def histogram_of(*parts: Array) -> Histogram:
+    """Return the histogram of arrays that come one after the other."""
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part, float(part.min()), float(part.max()))
     return histogram
 
 
-def _outliers() -> Array:
-    values = normal(200_000, seed=3)
-    values[:3] = 60.0, 80.0, -70.0
-    return values
+def _grown(values: Array) -> list[Array]:
+    """Return ten parts whose range grows from part to part by orders of magnitude."""
+    return [
+        part * np.float32(scale) for part, scale in zip(np.split(values, 10), np.geomspace(1e-3, 50, 10), strict=True)
+    ]
 
 
-def _error(values: Array, chosen: TensorRange) -> float:
-    affine = activation_affine(chosen, "uint8")
-    return float(np.mean((dequantize(quantize(values, affine), affine) - values) ** 2))
+@pytest.mark.parametrize("offset", [0.0, -7.0, 1e4])
+def test_histogram_that_grew_equals_numpys_over_all_values(offset):
+    """Pairs of bins that became one hold exactly what counting everything between the final edges gives."""
+    parts = [part + np.float32(offset) for part in _grown(normal(10_000))]
+    histogram = histogram_of(*parts)
+    expected, _ = np.histogram(np.concatenate(parts).astype(np.float64), histogram.edges)
+    assert np.array_equal(histogram.counts, expected)
+    assert histogram.counts.sum() == 10_000
 
 
-def test_histogram_in_parts_equals_all_at_once():
-    """Counting batch by batch gives the very counts of counting everything (onnxruntime issue 18893)."""
-    values = normal(10_000)
-    whole = _histogram(values)
-    parts = Histogram.between(whole.full)
-    for part in np.split(values, 10):
-        parts.add(part.reshape(10, -1))
-    assert np.array_equal(parts.counts, whole.counts)
-    assert whole.counts.sum() == values.size
+def test_histogram_in_parts_in_any_order_equals_all_at_once():
+    """Counting batch by batch gives the very bins and counts of counting everything (onnxruntime issue 18893)."""
+    parts = _grown(normal(10_000))
+    whole, forward, backward = (histogram_of(np.concatenate(parts)), histogram_of(*parts), histogram_of(*parts[::-1]))
+    for other in (forward, backward):
+        assert np.array_equal(other.counts, whole.counts)
+        assert (other.exponent, other.first) == (whole.exponent, whole.first)
 
 
-@pytest.mark.parametrize("method", ["percentile", "mse"])
-def test_choose_range_with_outliers_errs_less_than_minmax(method):
-    """Each method cuts a few far values off both tails, and the typical value comes back more exactly for it."""
-    values = _outliers()
-    chosen = choose_range(_histogram(values), method)
-    typical = values[3:]
-    assert -70.0 < chosen.minimum < 0 < chosen.maximum < 80.0
-    assert _error(typical, chosen) < _error(typical, _histogram(values).full)
-    assert chosen.absmax == 80.0
+def test_histogram_covers_its_range_with_at_least_half_of_its_bins():
+    """Doubling the width never leaves fewer than 2048 bins for the range."""
+    for seed in range(40):
+        values = normal(50, seed=seed) * np.float32(1.37**seed)
+        counts, edges = histogram_of(values).used()
+        assert BINS / 2 <= len(counts) <= BINS
+        assert edges[0] <= values.min() < edges[1]
+        assert edges[-2] <= values.max() < edges[-1]
 
 
-def test_choose_range_mse_is_the_least_error_of_the_methods():
-    """The squared error over all values, outliers included, is smallest with the range that minimises it."""
-    values = _outliers()
-    histogram = _histogram(values)
-    best = _error(values, choose_range(histogram, "mse"))
-    assert all(best <= 1.02 * _error(values, choose_range(histogram, m)) for m in ("minmax", "percentile"))
+def test_histogram_of_a_narrow_range_far_from_zero_stays_exact():
+    """Bins are never narrower than float32 can tell apart; subnormal numbers and huge ones have their place too."""
+    near = np.float32(1000) + np.arange(8, dtype=np.float32) * np.float32(2.0**-13)
+    assert sorted(histogram_of(near).counts[histogram_of(near).counts > 0]) == [1] * 8
+    for values in (np.array([0, 1e-42], np.float32), np.array([-3.4e38, 3.4e38], np.float32)):
+        assert histogram_of(values).counts.sum() == 2
 
 
-def test_choose_range_percentile_of_one_sided_data_cuts_one_side():
-    """Data after a ReLU keeps its lower end at 0: the tails are cut apart, not as one absolute value."""
-    chosen = choose_range(_histogram(np.maximum(_outliers(), 0)), "percentile")
-    assert chosen.minimum == 0.0
-    assert chosen.maximum < 61.0
+def test_histogram_covers_bounds_that_its_sample_does_not_reach():
+    """The range comes from all values, the counts from a sample."""
+    histogram = Histogram()
+    histogram.add(np.array([0.5], np.float32), -4.0, 4.0)
+    _, edges = histogram.used()
+    assert edges[0] <= -4.0 < 4.0 < edges[-1]
+    assert histogram.counts.sum() == 1
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
-def test_choose_range_of_a_constant_tensor_is_that_constant(method):
-    """A tensor that always holds one value has a range of no width, and no method stumbles over it."""
-    chosen = choose_range(_histogram(np.full(9, 2.5, np.float32)), method)
-    assert (chosen.minimum, chosen.maximum) == (2.5, 2.5)
+def test_share_outside_counts_both_tails_and_parts_of_bins():
+    """The share is that of the values, to the resolution of a bin, and 0 for what covers everything."""
+    values = np.arange(1000, dtype=np.float32)
+    histogram = histogram_of(values)
+    assert histogram.share_outside(99.5, 899.5) == pytest.approx(0.2, abs=0.002)
+    assert histogram.share_outside(0.0, 899.5) == pytest.approx(0.1, abs=0.002)
+    assert histogram.share_outside(-1.0, 999.0) == 0.0
+    assert histogram.share_outside(2000.0, 3000.0) == 1.0
+    assert Histogram().share_outside(0.0, 0.0) == 0.0
+
+
+def test_channel_sums_weigh_every_value_alike():
+    """The mean over samples of unequal size is the mean over all their values."""
+    sums = ChannelSums(axis=1)
+    for array in (normal(1, 3, 5), normal(1, 3, 50, seed=1) + 2):
+        sums.add(array.min((0, 2)), array.max((0, 2)), array.sum((0, 2)), array[0, 0].size)
+    together = np.concatenate([normal(1, 3, 5), normal(1, 3, 50, seed=1) + 2], axis=2)
+    found = sums.statistics()
+    assert np.allclose(found.mean, together.mean((0, 2)), atol=1e-6)
+    assert np.array_equal(found.minimum, together.min((0, 2)))
+    assert np.array_equal(found.maximum, together.max((0, 2)))

@@ -137,3 +137,95 @@ def test_apply_qdq_with_an_old_opset_is_refused(opset, bits, needed, tmp_path):
     model = net("y = Relu (x)", "float[1,4] x", "float[1,4] y", {}, opset)
     with pytest.raises(BadInput, match=f"needs opset {needed}"):
         _quantized(model, [{"x": normal(1, 4)}], tmp_path, NPU, bits)
+
+
+def _hard_swish_net(alpha: float, beta: float) -> ir.Model:
+    return net(
+        f"""a = Conv (x, w)
+        g = HardSigmoid <alpha = {alpha}, beta = {beta}> (a)
+        s = Mul (a, g)
+        y = Conv (s, v)""",
+        "float[1,3,16,16] x",
+        "float[1,4,16,16] y",
+        {"w": normal(8, 3, 1, 1) * 4, "v": normal(4, 8, 1, 1, seed=1)},
+    )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1 / 6, 0.5), (0.2, 0.5), (0.3, 0.25)])
+@pytest.mark.parametrize("activation", ["uint8", "int8"])
+def test_apply_qdq_hard_sigmoid_is_saturation(alpha, beta, activation, tmp_path):
+    """HardSigmoid has no integer kernel: the encoding cuts as it does, nothing stays in float, and the values hold."""
+    ops = (*CPU_OPS, "HardSigmoid")
+    quantization = Quantization(activation, "int8", ("Conv",), True, False, False, ops)
+    model, samples = _hard_swish_net(alpha, beta), images()
+    quantized = _quantized(model, samples, tmp_path, quantization)
+    assert "HardSigmoid" not in [node.op_type for node in quantized.graph]
+    for sample in images(4):
+        assert cosine(run(quantized, sample, tmp_path)["y"], run(model, sample, tmp_path)["y"]) > 0.999
+
+
+def test_apply_qdq_hard_sigmoid_values_are_right_over_the_whole_range(tmp_path):
+    """Each of the integers stands for HardSigmoid of its input, within half a step and 0.2 %."""
+    ops = (*CPU_OPS, "HardSigmoid")
+    model = net(
+        "a = Conv (x, w) g = HardSigmoid <alpha = 0.16666667, beta = 0.5> (a) y = Conv (g, w)",
+        "float[1,1,1,401] x",
+        "float[1,1,1,401] y",
+        {"w": np.ones((1, 1, 1, 1), np.float32)},
+    )
+    sample = {"x": np.linspace(-4, 4, 401, dtype=np.float32).reshape(1, 1, 1, 401)}
+    quantization = Quantization("uint8", "int8", ("Conv",), True, False, False, ops)
+    quantized = _quantized(model, [sample], tmp_path, quantization)
+    exact = np.clip(sample["x"] / 6 + 0.5, 0, 1)
+    assert np.abs(run(quantized, sample, tmp_path)["y"] - exact).max() < 0.004 + 0.5 * 6 / 255 / 6 + 0.002
+
+
+def _wide(model, samples, tmp_path, wide):
+    plan = plan_quantization(model, ranges_of(model, samples, tmp_path), NPU, 8, wide=wide)
+    return apply_qdq(model, plan)
+
+
+def test_apply_qdq_conversions_are_placed_once_for_all_readers(tmp_path):
+    """Two 8-bit readers of a 16-bit tensor share one conversion, and a third of 16 bits reads it as it is."""
+    body = "a = Abs (x) b = Neg (a) c = Abs (a) d = Neg (a) e = Add (b, c) y = Add (d, e)"
+    model, samples = net(body, "float[1,4] x", "float[1,4] y", {}), [{"x": normal(1, 4)}]
+    quantized = _wide(model, samples, tmp_path, {"a", "d"})
+    pairs = {n.name: n for n in quantized.graph if n.op_type == "QuantizeLinear"}
+    chained = [n for n in pairs.values() if n.inputs[0].producer() and n.inputs[0].producer().op_type.startswith("Deq")]
+    assert [n.outputs[0].dtype for n in chained] == [ir.DataType.UINT8, ir.DataType.UINT8]  # of a and of d
+    readers = {n.op_type + n.outputs[0].name: n.inputs[0].producer() for n in quantized.graph if n.name}
+    assert readers["Negb"] is readers["Absc"]
+    assert readers["Negd"] is not readers["Negb"]
+    assert quantized.opset_imports[""] == 21
+
+
+def test_apply_qdq_wide_everywhere_is_the_sixteen_bit_model(tmp_path):
+    """With all nodes wide the numbers are those of 16-bit activations, without a conversion."""
+    model, samples = conv_net(), images()
+    every = {node.outputs[0].name for node in model.graph}
+    mixed = _wide(model, samples, tmp_path, every)
+    whole = _quantized(model, samples, tmp_path, NPU, 16)
+    assert [node.op_type for node in mixed.graph] == [node.op_type for node in whole.graph]
+    np.testing.assert_array_equal(run(mixed, samples[0], tmp_path)["y"], run(whole, samples[0], tmp_path)["y"])
+
+
+@pytest.mark.parametrize("wide", [{"a", "r", "c"}, {"d"}, {"s", "e"}, {"y"}, {"a", "d", "y"}])
+def test_apply_qdq_any_set_of_wide_nodes_computes_what_the_float_model_does(wide, tmp_path):
+    """Wherever the border lies, the file is valid and no further from the float model than 8 bits alone."""
+    model, samples = conv_net(), images()
+    for sample in samples[:2]:
+        expected = run(model, sample, tmp_path)["y"]
+        assert cosine(run(_wide(model, samples, tmp_path, wide), sample, tmp_path)["y"], expected) > 0.998
+
+
+def test_apply_qdq_with_wide_nodes_runs_whole_on_the_htp(tmp_path):
+    """The HTP converts between 8 and 16 bits itself, and agrees with the same file on the CPU."""
+    device = find_device("QNNExecutionProvider", allow_emulated=True)
+    if isinstance(device, Absent):
+        pytest.skip(f"{device.reason}; {device.remedy}")
+    model, samples = conv_net(), images()
+    quantized, path = _wide(model, samples, tmp_path, {"c", "d", "s"}), tmp_path / "npu.onnx"
+    ir.save(quantized, path)
+    with Session.open(path, device, options={"offload_graph_io_quantization": "0"}) as session:
+        assert set(session.nodes) == {"QNNExecutionProvider"}
+        assert cosine(session.run(samples[0])["y"], run(quantized, samples[0], tmp_path)["y"]) > 0.9995

@@ -1,0 +1,214 @@
+"""Which candidates of a CPU profile are built and compared: pruned by the profile's order, by what was measured so far
+and by the time that is left. Which one wins is left to `cpu`.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from converters.candidates.choice import PLAIN
+from converters.candidates.integers import EQUALISED, corrected_draft, integer_draft, integer_plan
+from converters.candidates.mixed import mixed_trials
+from converters.candidates.trial import Draft, Trial
+from converters.candidates.weights import weight_drafts
+from converters.graphs import FloatGraph
+from converters.job import Job
+from converters.quantize.calibrate import CalibrationFailed
+from converters.quantize.plan import Plan
+from converters.request import Candidate
+from edgert.errors import BadInput
+
+METHODS = ("minmax", "percentile", "kl", "mse")
+QUICK_ROUNDS = 3
+HOPELESS = 0.8
+"""An int8 model that has less than this share of the speed of float will not be saved by layers in float."""
+
+NEAR = 0.25
+"""int8 that costs less than this share of --max-drop is near enough: nothing is done to bring it nearer."""
+
+Made = TypeVar("Made")
+
+
+def rank(job: Job, precision: str) -> float:
+    """Return the place of a precision in the profile's order; mixed stands right behind int8."""
+    precisions = job.profile.providers[-1].precisions
+    stands_at = "int8" if precision == "mixed" else precision
+    place = precisions.index(stands_at) if stands_at in precisions else len(precisions)
+    return place + 0.5 if precision == "mixed" else place
+
+
+@dataclass
+class Search:
+    """The search for one profile: `trials` so far, and what is said of candidates that were not tried.
+
+    `host` says whether this machine is of the profile's kind, so that its times count. Sessions of trials that hold the
+    gate stay open until `stack` closes them.
+    """
+
+    job: Job
+    host: bool
+    stack: ExitStack
+    trials: list[Trial] = field(default_factory=list)
+    untried: list[Candidate] = field(default_factory=list)
+    failure: CalibrationFailed | None = None
+
+    def run(self) -> None:
+        """Try float, int8, integer weights, and mixed precision where int8 alone fails the gate."""
+        for draft in self._float_drafts():
+            self._keep(draft.open(self.job))
+        integers = self._try_integers()
+        for draft in self._worth_trying("w8", self._weight_drafts()):
+            self._keep(draft.open(self.job))
+        if self._wants_mixed(integers):
+            best = max(integers, key=lambda one: one.nearness)
+            graph, suffix = self._graph_of(best)
+            method = str(best.recipe["calibration_method"])
+            for trial in self._worth_trying("mixed", mixed_trials(self.job, graph, method, suffix)):
+                self._keep(trial)
+
+    def _keep(self, trial: Trial) -> Trial:
+        self.trials.append(trial)
+        if self.job.holds(trial.gate):
+            self.stack.callback(trial.session.close)
+        else:
+            trial.session.close()
+        return trial
+
+    def _wanted(self, precision: str) -> bool:
+        allowed = self.job.profile.providers[-1].precisions
+        return precision in allowed and self.job.request.precision in ("auto", precision)
+
+    def _worth_trying(self, precision: str, made: Iterator[Made]) -> Iterator[Made]:
+        """Hand on what is made until the time is used up; what was asked for by name is made at least once.
+
+        Where the time is not real the profile's order decides: nothing is made of what comes after one that holds.
+        """
+        job, forced = self.job, self.job.request.precision == precision
+        before = [one for one in self.trials if rank(job, one.precision) < rank(job, precision) and job.holds(one.gate)]
+        if before and not self.host and not forced:
+            why = f"not tried: {before[0].precision} comes first in the profile's order and holds the gate"
+            self.untried.append(Candidate(precision, precision, None, None, why))
+            return
+        while forced or not job.is_out_of_time():
+            try:
+                yield next(made)
+            except StopIteration:
+                return
+            forced = False
+        why = f"not tried: the {job.request.time_budget_s:g} s of --time-budget are used up"
+        self.untried.append(Candidate(precision, precision, None, None, why))
+
+    def _float_drafts(self) -> Iterator[Draft]:
+        """Yield the float candidates; the graph as it came joins where its time is real, to catch a slower rewrite."""
+        if not self._wanted("fp32"):
+            return
+        graphs = {"fp32": self.job.float_graph("cpu")}
+        if self.host:
+            graphs[PLAIN] = self.job.float_graph("cpu", speed=False)
+        for name, graph in graphs.items():
+            yield Draft(name, "fp32", "fp32", self.job.write(graph.model, name), {"passes": graph.changes()})
+
+    def _try_integers(self) -> list[Trial]:
+        """Try int8 with the ranges of each calibration method; where these are not near the original, with more.
+
+        That is the same graph with equalised channels, then the best so far with corrected biases. Where no time is
+        real one that holds the gate is enough.
+        """
+        if not self._wanted("int8") and self.job.request.precision != "mixed":
+            return []
+        graph, tried = self.job.float_graph("cpu"), list[Trial]()
+        self._try_methods(graph, "", tried)
+        if self._wants_better(tried):
+            equalised = self.job.equalised("cpu")
+            if equalised is not None:
+                self._try_methods(equalised, EQUALISED, tried)
+        if self._wants_better(tried):
+            tried += [self._keep(one.open(self.job)) for one in self._worth_trying("int8", self._corrected(tried))]
+        return tried
+
+    def _try_methods(self, graph: FloatGraph, suffix: str, tried: list[Trial]) -> None:
+        known = ("method", id(graph.model))
+        for draft in self._worth_trying("int8", self._integer_drafts(graph, suffix, self.job.shared.hints.get(known))):
+            tried.append(self._keep(draft.open(self.job)))
+            if not self.host and self.job.holds(tried[-1].gate):
+                break
+        own = [one for one in tried if bool(one.recipe["equalise"]) == bool(suffix)]
+        if own:
+            best = max(own, key=lambda one: one.nearness)
+            self.job.shared.hints[known] = best.recipe["calibration_method"]
+
+    def _wants_better(self, tried: list[Trial]) -> bool:
+        """Say whether the best int8 so far is so far from the original that more is worth a try."""
+        if not tried:
+            return False
+        if not self.host and any(self.job.holds(one.gate) for one in tried):
+            return False
+        return max(one.gate for one in tried) < 1.0 - NEAR * self.job.request.max_drop
+
+    def _integer_drafts(self, graph: FloatGraph, suffix: str, best: object) -> Iterator[Draft]:
+        """Yield an int8 candidate for each calibration method that gives ranges of its own.
+
+        `best`, the method that was best for another profile of this call, comes first.
+        """
+        job, variant, seen = self.job, self.job.profile.quantization.variant_class, list[Plan]()
+        for method in sorted(METHODS, key=lambda word: word != best):
+            try:
+                plan = integer_plan(job, graph, method, ())
+            except CalibrationFailed as exc:
+                self.failure = exc
+                self.untried.append(Candidate("int8", variant, None, None, exc.message))
+                return
+            if plan.quantized and not any(_equal(plan, other) for other in seen):
+                seen.append(plan)
+                yield integer_draft(job, graph, plan, method, suffix)
+
+    def _corrected(self, tried: list[Trial]) -> Iterator[Draft]:
+        """Yield the best of `tried` once more, with biases that make up for its rounding."""
+        job, best = self.job, max(tried, key=lambda one: one.nearness)
+        graph, suffix = self._graph_of(best)
+        method = str(best.recipe["calibration_method"])
+        yield corrected_draft(job, graph, method, suffix)
+
+    def _graph_of(self, trial: Trial) -> tuple[FloatGraph, str]:
+        """Return the float graph that an int8 trial was made of, and what its label says of it."""
+        equalised = self.job.equalised("cpu") if trial.recipe["equalise"] else None
+        return (equalised, EQUALISED) if equalised is not None else (self.job.float_graph("cpu"), "")
+
+    def _weight_drafts(self) -> Iterator[Draft]:
+        wanted = {word: self._wanted(word) for word in ("int8", "w8", "int4")}
+        wanted["int4"] &= self.job.request.precision == "int4"
+        try:
+            yield from weight_drafts(self.job, wanted)
+        except BadInput as exc:
+            self.untried.append(Candidate("int8", "dyn-int8", None, None, exc.message))
+
+    def _wants_mixed(self, integers: list[Trial]) -> bool:
+        """Say whether layers in float are worth a try: where int8 fails the gate, or mixed was asked for by name."""
+        if self.job.request.precision == "mixed":
+            self.untried += [
+                Candidate("int8", one.label, one.gate, None, "not asked for", one.written.bytes) for one in integers
+            ]
+            return bool(integers)
+        if self.job.request.precision != "auto" or not integers or any(self.job.holds(one.gate) for one in integers):
+            return False
+        return not (self.host and self._is_hopeless(max(integers, key=lambda one: one.nearness)))
+
+    def _is_hopeless(self, integer: Trial) -> bool:
+        """Say whether int8 is so much slower than float here that layers in float cannot make it worth while."""
+        floats = {one.label: one.session for one in self.trials if one.precision == "fp32" and self.job.holds(one.gate)}
+        if not floats:
+            return False
+        with self.job.open_cpu(integer.written.path) as session:
+            times = self.job.time({**floats, integer.label: session}, rounds=QUICK_ROUNDS)
+        ratio = min(times[label].p50_ms for label in floats) / times[integer.label].p50_ms
+        if ratio > HOPELESS:
+            return False
+        why = f"not tried: int8 has {ratio:.2f}x the speed of float here, whatever its layers"
+        self.untried.append(Candidate("mixed", f"{integer.variant}-mixed", None, None, why))
+        return True
+
+
+def _equal(left: Plan, right: Plan) -> bool:
+    pairs = ((left.activations[name], right.activations.get(name)) for name in left.activations)
+    return left.activations.keys() == right.activations.keys() and all(b and a.same_as(b) for a, b in pairs)

@@ -1,0 +1,63 @@
+"""One candidate that was built, opened on the CPU and compared with the original."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from converters.job import Job, Written
+from converters.request import LayerDecision
+from converters.verify.parity import OutputParity
+from edgert.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate with its open session and its value at the gate, where 1.0 is the original.
+
+    `label` tells candidates of one precision apart, `variant` is the class that names the file. `recipe` is what builds
+    it again, `layers` what was decided layer by layer.
+    """
+
+    label: str
+    variant: str
+    precision: str
+    written: Written
+    session: Session
+    parity: Mapping[str, OutputParity]
+    gate: float
+    recipe: Mapping[str, object]
+    layers: Sequence[LayerDecision] = ()
+
+    @property
+    def draft(self) -> "Draft":
+        """The candidate without what running it told."""
+        return Draft(self.label, self.variant, self.precision, self.written, self.recipe, self.layers)
+
+    @property
+    def nearness(self) -> tuple[float, float]:
+        """How near it is to the original: by the gate, then by the outputs, where several score alike."""
+        return self.gate, min((one.cosine for one in self.parity.values()), default=1.0)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A candidate before it is tried: everything but what running it tells."""
+
+    label: str
+    variant: str
+    precision: str
+    written: Written
+    recipe: Mapping[str, object]
+    layers: Sequence[LayerDecision] = ()
+
+    def open(self, job: Job) -> Trial:
+        """Open it on this machine's CPU and compare it with the original; the caller closes the session."""
+        session = job.open_cpu(self.written.path)
+        try:
+            parity = job.parity_of(self.label, self.written, session)
+            gate = job.gate(parity, job.evaluate(session.run))
+        except BaseException:
+            session.close()
+            raise
+        return Trial(
+            self.label, self.variant, self.precision, self.written, session, parity, gate, self.recipe, self.layers
+        )
