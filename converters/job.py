@@ -94,6 +94,10 @@ class Shared:
         said = {"metric": self.request.metric, "kind": "agreement", "samples": self.samples.count, "digest": ""}
         return {**said, "original": 1.0, "note": AGREEMENT}
 
+    def host_json(self) -> dict[str, object]:
+        """Return what this machine is."""
+        return {"system": self.host.system, "arch": self.host.arch, "cpu": self.host.cpu_name, "cores": self.host.cores}
+
     def original_score(self, limit: int | None) -> float:
         """Return the score of the original over at most `limit` samples, measured once for each limit."""
         assert self.evaluation is not None
@@ -130,6 +134,11 @@ class Job:
     def feeds(self, limit: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
         """Iterate over the samples, at most `limit` of them."""
         return islice(iter(self.shared.samples), limit)
+
+    @property
+    def graph_processor(self) -> str:
+        """The kind of processor whose float graph the profile's candidates are made of: a GPU gets that of the CPU."""
+        return "npu" if self.profile.processor == "npu" else "cpu"
 
     def float_graph(self, processor: str, *, speed: bool = True) -> FloatGraph:
         """Return the float graph for `processor` ("npu", "gpu", "cpu"), made once per call and kind.

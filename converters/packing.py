@@ -15,6 +15,7 @@ from converters.job import Job
 from converters.recipe import TOLD, Built, write_recipe
 from converters.reference import reference_profile
 from converters.replay import recipe_of
+from converters.report.histograms import worst_histograms
 from converters.request import BundleReport, VariantReport
 from converters.sources.imported import Imported
 from converters.variants import WeightsFile, write_variant
@@ -86,6 +87,9 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequ
         warnings=warnings,
         parts={part.part: part.report for part in parts},
         layers=choice.layers,
+        histograms=worst_histograms(job, choice),
+        passes=_passes(job),
+        recipe=manifest.recipe,
     )
 
 
@@ -230,10 +234,10 @@ def _recipe(job: Job, choice: Choice) -> dict[str, object]:
 
 
 def _measurements(job: Job, choice: Choice, parts: Sequence[PartFile]) -> dict[str, object]:
-    host, check = job.shared.host, job.shared.source_check
+    check = job.shared.source_check
     return {
         "schema_version": 1,
-        "host": {"system": host.system, "arch": host.arch, "cpu": host.cpu_name, "cores": host.cores},
+        "host": job.shared.host_json(),
         "python": platform.python_version(),
         "chosen": choice.chosen,
         "reason": choice.reason,
@@ -245,8 +249,11 @@ def _measurements(job: Job, choice: Choice, parts: Sequence[PartFile]) -> dict[s
         "parts": {part.part: {**part.report.to_json(), "path": None} for part in parts},
         "candidates": [candidate.to_json() for candidate in choice.candidates],
         "layers": [layer.to_json() for layer in choice.layers],
-        "passes": [
-            {"name": step.name, "changes": step.changes, "declined": list(step.declined)}
-            for step in job.float_graph(job.profile.processor).steps
-        ],
+        "passes": _passes(job),
     }
+
+
+def _passes(job: Job) -> list[dict[str, object]]:
+    """Return what each pass did to the float graph that the profile's candidates are made of."""
+    steps = job.float_graph(job.graph_processor).steps
+    return [{"name": step.name, "changes": step.changes, "declined": list(step.declined)} for step in steps]

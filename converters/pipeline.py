@@ -20,8 +20,9 @@ from converters.job import Job, Shared
 from converters.packing import pack, tools_of
 from converters.parts import convert_part, open_parts
 from converters.passes.set_shapes import set_input_shapes
-from converters.recipe import Recipe, read_recipe
+from converters.recipe import read_recipe
 from converters.replay import check_data, check_model, check_profiles, differences, replayed
+from converters.report.command_line import command_line
 from converters.report.page import write_report
 from converters.request import (
     PRECISIONS,
@@ -35,10 +36,12 @@ from converters.request import (
 from converters.sources import onnx_file
 from converters.sources.imported import Imported, Options
 from converters.sources.select import open_source
+from converters.stages import StageClock
+from converters.variants import model_bytes
 from converters.verify.evaluate import check_request
 from edgert.errors import BadInput, EdgertError, EnvironmentFailed, UsageError, nearest
 from edgert.image_spec import ImageSpec
-from edgert.profile import load_profile
+from edgert.profile import DeviceProfile, load_profile
 
 
 def convert(
@@ -126,34 +129,75 @@ def convert(
             time_budget_s=time_budget_s,
             progress=progress,
         ),
-        None if recipe is None else read_recipe(Path(recipe)),
+        None if recipe is None else Path(recipe),
     )
 
 
-def convert_request(request: Request, recipe: Recipe | None = None) -> Conversion:
-    """Do what `request` asks, or what a recipe says; see `convert`."""
-    if recipe is not None:
-        request = replayed(request, recipe)
+def convert_request(request: Request, recipe: Path | None = None) -> Conversion:
+    """Do what `request` asks, or what the recipe in a file or bundle says; see `convert`."""
+    clock = StageClock(request.progress)
+    asked, request, profiles = checked(replace(request, progress=clock), recipe)
+    with _workspace(request.output) as scratch, ExitStack() as stack:
+        shared = stack.enter_context(opened(request, profiles, scratch))
+        parts = [stack.enter_context(bench) for bench in open_parts(shared, profiles)]
+        entries = [_convert_for(Job(shared, profile), parts) for profile in profiles]
+        conversion = Conversion(
+            request.model.name,
+            entries,
+            source=source_json(shared),
+            evaluation=shared.evaluation_json(),
+            max_drop=request.max_drop,
+            calibration=calibration_json(shared),
+            tools=tools_of(shared.imported),
+            host=shared.host_json(),
+            command=command_line(asked, recipe),
+            stages=clock.times(),
+        )
+        request.progress("writing the report", 0, 0)
+        return write_report(conversion, shared.request, report_path(request))
+
+
+def checked(request: Request, recipe: Path | None) -> tuple[Request, Request, list[DeviceProfile]]:
+    """Return what was asked for, what that is with all that a recipe says, and the profiles; errors as in `convert`."""
+    asked, said = request, None if recipe is None else read_recipe(recipe)
+    if said is not None:
+        request = replayed(request, said)
     profiles = [load_profile(name) for name in dict.fromkeys(request.profiles)]
     _check(request, [profile.id for profile in profiles])
-    if recipe is not None:
-        check_profiles(recipe, profiles)
-    with _workspace(request.output) as scratch:
-        imported = _import(request, scratch)
-        if recipe is not None:
-            check_model(recipe, imported, request)
-        set_input_shapes(onnx_file.read_model(imported.path), request.shapes)
-        with ExitStack() as stack:
-            shared = stack.enter_context(open_bench(request, imported, scratch, profiles))
-            if recipe is not None:
-                check_data(recipe, shared)
-            parts = [stack.enter_context(bench) for bench in open_parts(shared, profiles)]
-            entries = [_convert_for(Job(shared, profile), parts) for profile in profiles]
-            conversion = Conversion(
-                request.model.name, entries, source=_source_json(shared), evaluation=shared.evaluation_json()
-            )
-            request.progress("writing the report", 0, 0)
-            return write_report(conversion, shared.samples, request.output / f"{request.bundle_name}-report.html")
+    if said is not None:
+        check_profiles(said, profiles)
+    return asked, request, profiles
+
+
+@contextmanager
+def opened(request: Request, profiles: Sequence[DeviceProfile], scratch: Path) -> Iterator[Shared]:
+    """Import the model and open the workbench in the folder `scratch`; a recipe's model and data must be the same."""
+    imported = _import(request, scratch)
+    if request.replay is not None:
+        check_model(request.replay, imported, request)
+    set_input_shapes(onnx_file.read_model(imported.path), request.shapes)
+    with open_bench(request, imported, scratch, profiles) as shared:
+        if request.replay is not None:
+            check_data(request.replay, shared)
+        yield shared
+
+
+def check_output(output: Path) -> None:
+    """Raise BadInput where there can be no folder `output`."""
+    nearest_there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not nearest_there.is_dir():
+        raise BadInput(f"'{output}' is not a folder, or lies in a file", "name a folder with -o")
+
+
+def bundle_path(request: Request, profile: DeviceProfile) -> Path:
+    """Return where the bundle for a profile goes."""
+    suffix = "" if request.folder else ".edgert"
+    return request.output / f"{request.bundle_name}-{profile.id}{suffix}"
+
+
+def report_path(request: Request) -> Path:
+    """Return where the page about the conversion goes."""
+    return request.output / f"{request.bundle_name}-report.html"
 
 
 def _import(request: Request, scratch: Path) -> Imported:
@@ -173,13 +217,28 @@ def _import(request: Request, scratch: Path) -> Imported:
     return imported if request.classes is None else with_classes(imported, request.classes, workdir)
 
 
-def _source_json(shared: Shared) -> dict[str, object]:
+def source_json(shared: Shared) -> dict[str, object]:
+    """Return what the model was, and how near the imported graph is to it."""
     check = shared.source_check
     return {
         "kind": shared.imported.kind,
         "framework": shared.imported.framework,
+        "sha256": shared.imported.sha256,
+        "bytes": model_bytes(shared.imported.path),
         "parity": check.to_json() if check else None,
         "warnings": list(shared.imported.warnings),
+    }
+
+
+def calibration_json(shared: Shared) -> dict[str, object]:
+    """Return what was calibrated with: where it is from, how many samples, their digest, and a warning or ""."""
+    samples = shared.samples
+    return {
+        "data": samples.spec,
+        "kind": samples.kind,
+        "count": samples.count,
+        "digest": samples.digest,
+        "warning": samples.warning,
     }
 
 
@@ -213,16 +272,16 @@ def _check(request: Request, profiles: Sequence[str]) -> None:
 def _convert_for(job: Job, parts: Sequence[Shared]) -> BundleReport | ProfileFailure:
     """Convert for one profile; its failure is an answer, the machine's is not."""
     staging = Path(tempfile.mkdtemp(prefix="bundle-", dir=job.shared.scratch))
-    suffix = "" if job.request.folder else ".edgert"
     try:
         inner = [convert_part(bench, job.profile, staging) for bench in parts]
-        name = f"{job.request.bundle_name}-{job.profile.id}{suffix}"
-        return _compared(job, pack(job, choose(job), staging, job.request.output / name, inner))
+        return _compared(job, pack(job, choose(job), staging, bundle_path(job.request, job.profile), inner))
     except EnvironmentFailed:
         raise
     except NothingHolds as exc:
         refused = exc.refused_json()
-        return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code, refused, exc.candidates)
+        return ProfileFailure(
+            job.profile.id, exc.message, exc.remedy, exc.exit_code, refused, exc.candidates, exc.layers
+        )
     except EdgertError as exc:
         return ProfileFailure(job.profile.id, exc.message, exc.remedy, exc.exit_code)
     finally:

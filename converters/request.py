@@ -1,7 +1,7 @@
 """What one call of the converter is asked for and what it answers: plain data, no work."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,6 +167,41 @@ class LayerDecision:
 
 
 @dataclass(frozen=True)
+class TensorHistogram:
+    """Where the values of one tensor lie, and the range that its encoding holds.
+
+    `counts` are those of equally wide bins from `minimum` to `maximum`. `cut` is the share of the values outside the
+    chosen range. `stored` is the integer type; "float" where the tensor stays in float, and the range is what it would
+    have got.
+    """
+
+    name: str
+    minimum: float
+    maximum: float
+    chosen_minimum: float
+    chosen_maximum: float
+    cut: float
+    stored: str
+    counts: tuple[int, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of `convert --json`."""
+        return {**asdict(self), "counts": list(self.counts)}
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How many seconds one stage of a conversion took, all its turns together."""
+
+    stage: str
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of `convert --json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One candidate that was tried for a profile, and what became of it.
 
@@ -195,7 +230,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BundleReport:
-    """One bundle that was written."""
+    """One bundle that was written.
+
+    `histograms` are those of the tensors that the chosen variant stores worst. `passes` says what each graph pass did,
+    and `recipe` is that of the manifest.
+    """
 
     path: Path
     profile: str
@@ -208,6 +247,9 @@ class BundleReport:
     warnings: Sequence[str]
     parts: Mapping[str, "BundleReport"] = field(default_factory=dict)
     layers: Sequence[LayerDecision] = ()
+    histograms: Sequence[TensorHistogram] = ()
+    passes: Sequence[Mapping[str, object]] = ()
+    recipe: Mapping[str, object] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of `convert --json`."""
@@ -222,6 +264,9 @@ class BundleReport:
             "candidates": [candidate.to_json() for candidate in self.candidates],
             "warnings": list(self.warnings),
             "layers": [layer.to_json() for layer in self.layers],
+            "histograms": [histogram.to_json() for histogram in self.histograms],
+            "passes": [dict(entry) for entry in self.passes],
+            "recipe": dict(self.recipe),
             "parts": {name: {**part.to_json(), "path": None} for name, part in self.parts.items()},
         }
 
@@ -236,6 +281,7 @@ class ProfileFailure:
     exit_code: int
     refused: Sequence[Mapping[str, str]] = ()
     candidates: Sequence[Candidate] = ()
+    layers: Sequence[LayerDecision] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of `convert --json`."""
@@ -246,18 +292,29 @@ class ProfileFailure:
             "chosen": None,
             "error": {"message": self.message, "remedy": self.remedy, "refused_nodes": list(self.refused)},
             "candidates": [candidate.to_json() for candidate in self.candidates],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The answer: one entry per profile, in the order asked for."""
+    """The answer: one entry per profile, in the order asked for.
+
+    `command` is the command line that does the same again; `calibration` says what was calibrated with, `tools` has the
+    versions of all that took part, `host` is this machine. `stages` are in the order in which they began.
+    """
 
     model: str
     bundles: Sequence[BundleReport | ProfileFailure]
     report: Path | None = None
     source: Mapping[str, object] = field(default_factory=dict)
     evaluation: Mapping[str, object] = field(default_factory=dict)
+    max_drop: float = 0.01
+    calibration: Mapping[str, object] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    host: Mapping[str, object] = field(default_factory=dict)
+    command: str = ""
+    stages: Sequence[StageTime] = ()
 
     @property
     def exit_code(self) -> int:
@@ -270,6 +327,12 @@ class Conversion:
             "model": self.model,
             "source": dict(self.source),
             "evaluation": dict(self.evaluation),
+            "max_drop": self.max_drop,
+            "calibration": dict(self.calibration),
+            "tools": dict(self.tools),
+            "host": dict(self.host),
+            "command": self.command,
+            "stages": [stage.to_json() for stage in self.stages],
             "report": str(self.report) if self.report else None,
             "bundles": [entry.to_json() for entry in self.bundles],
         }

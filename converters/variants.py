@@ -123,3 +123,11 @@ def variant_bytes(path: Path) -> int:
     places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in graph.initializer]
     own = {place["offset"]: int(place["length"]) for place in places if place}
     return path.stat().st_size + sum(own.values())
+
+
+def model_bytes(path: Path) -> int:
+    """Return what any ONNX model takes on disk: its file and the files that hold its weights, in bytes."""
+    graph = onnx.load(path, load_external_data=False).graph
+    entries = [entry for tensor in graph.initializer for entry in tensor.external_data]
+    files = {path, *(path.parent / entry.value for entry in entries if entry.key == "location")}
+    return sum(file.stat().st_size for file in files)

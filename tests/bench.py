@@ -15,7 +15,7 @@ import numpy as np
 
 import edgert
 from converters.pipeline import convert
-from converters.request import ProfileFailure
+from converters.request import BundleReport, ProfileFailure
 from edgert.commands.printing import ProgressLine, table
 from edgert.host import host_facts, usable_cores
 from edgert.profile import detect_profile
@@ -72,7 +72,15 @@ def bench_model(model_id: str, profile: str) -> tuple[tuple[str, ...], float]:
             worst = min(_cosine(a, b) for a, b in zip(plain.run(None, feeds), model.run(feeds).values(), strict=True))
     own = times["edgert"]
     row = (model_id, bundle.chosen, f"{times['plain'].p50_ms:.3f}", f"{own.p50_ms:.3f}", f"{own.speedup:.2f}x")
-    return (*row, f"{worst:.5f}", bundle.reason), own.speedup
+    return (*row, f"{worst:.5f}", _told(bundle)), own.speedup
+
+
+def _told(bundle: BundleReport) -> str:
+    """Return why the variant was chosen, and what became of the candidates beside it."""
+    others = [one for one in bundle.candidates if one.gate is not None and one.outcome != "chosen"]
+    times = [f", {one.speedup:.2f}x" if one.speedup is not None else "" for one in others]
+    said = (f"{one.variant} {one.gate:.4f}{time}" for one, time in zip(others, times, strict=True))
+    return f"{bundle.reason} ({'; '.join(said)})" if others else bundle.reason
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float:

@@ -59,7 +59,8 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     """Return the winner among `judged`, which are in the profile's order of preference, and the reason.
 
     Only candidates within `max_drop` of the original count. Where times were measured the fastest wins, and an integer
-    candidate only if it is faster than every float one; where not, the profile's first.
+    candidate only if it is faster than every float one; where not, the profile's first. What became of the others is
+    left to `outcome`.
     """
     held = [one for one in judged if one.gate >= 1.0 - max_drop]
     if not held:
@@ -79,12 +80,7 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     plain = next((one for one in floats if one.variant == PLAIN), None)
     if plain and winner in floats and (winner.speedup or 0) < (plain.speedup or 0) * (1 + NOISE):
         winner = plain
-    dropped = [f"{one.variant} has {metric} {one.gate:.4f}" for one in judged if one not in held]
-    slower = [f"{one.variant} is {one.speedup:.2f}x" for one in timed if one is not winner]
-    why = "; ".join((*dropped, *slower))
-    return winner, f"{winner.variant} is the fastest that holds the gate, {winner.speedup:.2f}x the original" + (
-        f" ({why})" if why else ""
-    )
+    return winner, f"{winner.variant} is the fastest that holds the gate, {winner.speedup:.2f}x the original"
 
 
 def outcome(judged: Judged, winner: Judged | None, max_drop: float) -> str:

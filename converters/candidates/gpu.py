@@ -32,7 +32,8 @@ def choose(job: Job) -> Choice:
     models, reports, placements = {"fp32": fallback}, [fallback_report], [fallback_placement]
     on_gpu = _run_fp32(job, provider, device, fallback)
     reports.insert(0, on_gpu)
-    candidates = [Candidate("fp32", "fp32", job.gate(on_gpu.checks[0].outputs), None, "in the bundle")]
+    gate = job.gate(on_gpu.checks[0].outputs)
+    candidates = [Candidate("fp32", "fp32", gate, None, "in the bundle", fallback.bytes)]
     if "fp32" in wanted:
         placements.insert(0, _placement(provider, "fp32"))
     notes: tuple[str, ...] = ()
@@ -46,9 +47,9 @@ def choose(job: Job) -> Choice:
             half = None
             candidates.insert(0, Candidate("fp16", "fp16", None, None, exc.message))
         if half:
-            gate = half[2]
-            held = job.holds(gate)
-            candidates.insert(0, Candidate("fp16", "fp16", gate, None, "chosen" if held else "below the gate"))
+            held = job.holds(half[2])
+            verdict = "chosen" if held else "below the gate"
+            candidates.insert(0, Candidate("fp16", "fp16", half[2], None, verdict, half[0].bytes))
         if half and held:
             models["fp16"] = half[0]
             reports.insert(0, half[1])

@@ -53,7 +53,7 @@ def choose(job: Job) -> Choice:
     provider, device = accelerator(job)
     require_static(job)
     attempts: list[_Attempt] = []
-    for precision in _wanted(job, provider):
+    for precision in wanted(job, provider):
         for attempt in _attempts(job, provider, device, precision, attempts):
             attempts.append(attempt)
             if attempt.report:
@@ -71,7 +71,7 @@ def replay(job: Job, draft: Draft) -> Choice:
     return _choice(job, provider, attempt, [attempt])
 
 
-def _wanted(job: Job, provider: ProviderChoice) -> list[str]:
+def wanted(job: Job, provider: ProviderChoice) -> list[str]:
     """Return the precisions to try; mixed stands right behind int8 where the provider takes both of its widths."""
     order = [word for word in provider.precisions if word in METHODS]
     if {"int8", "w8a16"} <= set(order):
@@ -240,11 +240,10 @@ def _choice(job: Job, provider: ProviderChoice, attempt: _Attempt, attempts: lis
         provider.options_for(report.precision),
         provider.options_for(report.precision, emulated=True),
     )
-    tried = [f"{one.candidate.variant}: {one.candidate.outcome}" for one in attempts[:-1]]
     reason = f"{draft.label} is the first in the profile's order that runs whole on {provider.name} and holds the gate"
     return Choice(
         chosen=report.name,
-        reason=reason + (f" ({'; '.join(tried)})" if tried else ""),
+        reason=reason,
         models={report.name: draft.written, "fp32": fallback},
         reports=[report, fallback_report],
         placements=[placement, fallback_placement],

@@ -34,7 +34,9 @@ REASON = "the model came quantized, and keeps its scales"
 
 
 @dataclass(frozen=True)
-class _Variant:
+class QuantizedVariant:
+    """The one candidate: its class, the word of `--precision` for it, its file, and pass name -> changes."""
+
     name: str
     precision: str
     written: Written
@@ -46,7 +48,7 @@ def choose(job: Job) -> Choice:
 
     Raises GateFailed that names every node which an accelerator refuses, or tells the accuracy there.
     """
-    variant = _variant(job)
+    variant = variant_of(job)
     on_cpu = _on_cpu(job, variant)
     cpu_placement = Placement(variant.name, cpu.CPU, "cpu")
     if job.profile.processor == "cpu":
@@ -87,10 +89,11 @@ def _commonest(types: Counter[ir.DataType]) -> ir.DataType:
     return types.most_common(1)[0][0] if types else ir.DataType.INT8
 
 
-def _variant(job: Job) -> _Variant:
+def variant_of(job: Job) -> QuantizedVariant:
+    """Write the graph with the integers that the profile's processor takes; UsageError for another --precision."""
     if job.profile.processor == "npu":
         require_static(job)
-    graph = job.float_graph(_processor(job))
+    graph = job.float_graph(job.graph_processor)
     model = graph.model.clone()
     done = {}
     for one in PASSES:
@@ -102,14 +105,10 @@ def _variant(job: Job) -> _Variant:
             f"the model came quantized ({name}), and --precision {job.request.precision} would quantize it again",
             f"leave out --precision or give {precision}; for another precision convert the float model",
         )
-    return _Variant(name, precision, job.write(model, name), graph.changes() | done)
+    return QuantizedVariant(name, precision, job.write(model, name), graph.changes() | done)
 
 
-def _processor(job: Job) -> str:
-    return "npu" if job.profile.processor == "npu" else "cpu"
-
-
-def _on_cpu(job: Job, variant: _Variant) -> VariantReport:
+def _on_cpu(job: Job, variant: QuantizedVariant) -> VariantReport:
     """Compare and time the variant on this machine's CPU."""
     session = job.open_cpu(variant.written.path)
     try:
@@ -131,7 +130,7 @@ def _on_cpu(job: Job, variant: _Variant) -> VariantReport:
 
 
 def _on_accelerator(
-    job: Job, variant: _Variant, provider: ProviderChoice, device: ProviderDevice, on_cpu: VariantReport
+    job: Job, variant: QuantizedVariant, provider: ProviderChoice, device: ProviderDevice, on_cpu: VariantReport
 ) -> VariantReport:
     """Compare the variant on the accelerator or its emulator."""
     job.progress(f"placing {variant.name} on {provider.name}")
@@ -168,17 +167,19 @@ def _on_accelerator(
 
 
 def _report(
-    variant: _Variant, provider: str, where: str, session: Session, checks: Sequence[Check], latency: Latency
+    variant: QuantizedVariant, provider: str, where: str, session: Session, checks: Sequence[Check], latency: Latency
 ) -> VariantReport:
     size, nodes = variant.written.bytes, session.nodes
     return VariantReport(variant.name, variant.precision, size, provider, where, nodes, checks, latency)
 
 
-def _candidate(variant: _Variant, gate: float | None, outcome: str) -> Candidate:
-    return Candidate(variant.precision, variant.name, gate, None, outcome)
+def _candidate(variant: QuantizedVariant, gate: float | None, outcome: str) -> Candidate:
+    return Candidate(variant.precision, variant.name, gate, None, outcome, variant.written.bytes)
 
 
-def _choice(job: Job, variant: _Variant, reports: Sequence[VariantReport], placements: Sequence[Placement]) -> Choice:
+def _choice(
+    job: Job, variant: QuantizedVariant, reports: Sequence[VariantReport], placements: Sequence[Placement]
+) -> Choice:
     gate = job.gate(reports[0].checks[0].outputs)
     return Choice(
         chosen=variant.name,

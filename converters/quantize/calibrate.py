@@ -129,6 +129,26 @@ def observe(
     return _statistics(seen, samples)
 
 
+@dataclass(frozen=True)
+class CalibrationCost:
+    """What `observe` would do: with how many tensors, how many bytes they have for one sample, how often it would run.
+
+    `unsized` of the tensors have a size that only a run tells, and are not in `sample_bytes`.
+    """
+
+    tensors: int
+    sample_bytes: int
+    unsized: int
+    turns: int
+
+
+def calibration_cost(model: ir.Model, memory_budget: float = MEMORY_BUDGET) -> CalibrationCost:
+    """Return what calibrating this graph takes, without running it; BadInput for a budget too small for one tensor."""
+    wanted = probes(model)
+    sizes = [_tensor_bytes(probe, probe.elements) for probe in wanted if probe.elements is not None]
+    return CalibrationCost(len(wanted), sum(sizes), len(wanted) - len(sizes), len(_chunks(wanted, memory_budget)))
+
+
 def float_values(model: ir.Model) -> list[str]:
     """Return the names of the tensors that calibration observes."""
     return [probe.name for probe in probes(model)]

@@ -4,18 +4,22 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgert.commands.conversion_text import conversion_lines
 from edgert.commands.numbers import BYTES, COUNT, THREADS
-from edgert.commands.printing import ProgressLine, megabytes, print_json, table
+from edgert.commands.plan_text import plan_lines
+from edgert.commands.printing import ProgressLine, print_json
 from edgert.errors import MissingExtra, UsageError
 from edgert.image_spec import ImageSpec, parse_image_spec
 
 NEEDED = ("onnx", "onnx_ir", "onnxscript")
+WORK = {False: ("converters.pipeline", "convert_request"), True: ("converters.dry_run", "plan_conversion")}
+"""Whether it is a dry run -> module and function that do it: `converters` is no import of the command line."""
 
 
 @click.command()
@@ -89,6 +93,9 @@ NEEDED = ("onnx", "onnx_ir", "onnxscript")
 @click.option("--name", help="The bundle's name; default is the model file's.")
 @click.option("--folder", is_flag=True, help="Write folders instead of single .edgert files.")
 @click.option("--threads", type=THREADS, default=0, help="Threads for measuring; default is the usable cores.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be tried, written and how long it may take; do none of it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def convert(
     model: Path,
@@ -119,6 +126,7 @@ def convert(
     name: str | None,
     folder: bool,
     threads: int,
+    dry_run: bool,
     as_json: bool,
 ) -> int:
     """Turn MODEL into verified bundles, one per profile, and a report; nothing unverified is written.
@@ -134,56 +142,58 @@ def convert(
     \b
     Example:
       edgert convert model.onnx -p snapdragon-8-gen-3 -p raspberry-pi-5 --calibration images/ -o bundles/
-      edgert convert minilm-folder/ -p raspberry-pi-5
+      edgert convert minilm-folder/ -p raspberry-pi-5 --dry-run
       edgert convert rec.onnx -p x86-avx2 --calibration lines/ --shape x=1,3,48,320 \\
           --image color=bgr,mean=127.5,std=127.5,resize=pad
       edgert convert rec.onnx --recipe bundles/rec-x86-avx2.edgert --calibration lines/ -o again/
     """
     _require_extra()
-    converter: Any = importlib.import_module("converters.pipeline")
     progress = ProgressLine()
+    request = importlib.import_module("converters.request").Request(
+        model,
+        profiles,
+        output,
+        calibration=calibration,
+        shapes=dict(parse_shape(text) for text in shapes),
+        images=parse_images(images),
+        precision=precision,
+        max_drop=max_drop,
+        metric=metric or "",
+        labels=labels,
+        evaluate=evaluate,
+        license=license_id,
+        name=name,
+        folder=folder,
+        threads=threads,
+        samples=samples,
+        emulator_samples=emulator_samples,
+        memory_budget=memory_budget,
+        source=source,
+        task=task,
+        dynamic=dict(parse_dynamic(text) for text in dynamics),
+        factory=factory,
+        submodule=submodule,
+        trust_pickle=trust_pickle,
+        parity_db=parity_db,
+        classes=classes,
+        time_budget_s=time_budget_s,
+        progress=progress,
+    )
+    module, function = WORK[dry_run]
+    work: Callable[[object, Path | None], Any] = getattr(importlib.import_module(module), function)
     try:
         # What a calibration callable prints must not end up in the JSON document.
         with contextlib.redirect_stdout(sys.stderr):
-            conversion = converter.convert(
-                model,
-                profiles,
-                recipe=recipe,
-                calibration=calibration,
-                output=output,
-                shapes=dict(parse_shape(text) for text in shapes),
-                images=parse_images(images),
-                precision=precision,
-                max_drop=max_drop,
-                metric=metric,
-                labels=labels,
-                evaluate=evaluate,
-                license=license_id,
-                name=name,
-                folder=folder,
-                threads=threads,
-                samples=samples,
-                emulator_samples=emulator_samples,
-                memory_budget=memory_budget,
-                source=source,
-                task=task,
-                dynamic=dict(parse_dynamic(text) for text in dynamics),
-                factory=factory,
-                submodule=submodule,
-                trust_pickle=trust_pickle,
-                parity_db=parity_db,
-                classes=classes,
-                time_budget_s=time_budget_s,
-                progress=progress,
-            )
+            answer = work(request, recipe)
     finally:
         progress.clear()
-    document = conversion.to_json()
+    document = answer.to_json()
     if as_json:
         print_json(document)
     else:
-        _print(document)
-    exit_code: int = conversion.exit_code
+        for line in plan_lines(document) if dry_run else conversion_lines(document):
+            click.echo(line)
+    exit_code: int = answer.exit_code
     return exit_code
 
 
@@ -225,59 +235,3 @@ def _require_extra() -> None:
         raise MissingExtra(
             f"the converter needs {', '.join(missing)}, not installed here", "pip install 'edgert[convert]'"
         )
-
-
-def _print(document: dict[str, Any]) -> None:
-    parity = document["source"].get("parity")
-    if parity:
-        worst = min(
-            (entry["sqnr_db"] for entry in parity["outputs"].values() if entry["sqnr_db"] is not None), default=None
-        )
-        how = "equal to the bit" if worst is None else f"SQNR {worst:.1f} dB at least"
-        click.echo(f"source: {parity['note']}; the imported graph is the same on {parity['samples']} samples, {how}")
-    click.echo(_judged(document["evaluation"]))
-    for bundle in document["bundles"]:
-        click.echo(f"\n{bundle['profile']}")
-        if "error" in bundle:
-            click.echo(f"  failed: {bundle['error']['message']}\n  remedy: {bundle['error']['remedy']}")
-            continue
-        _print_bundle(bundle)
-        for name, part in bundle["parts"].items():
-            click.echo(f"  part {name}")
-            _print_bundle(part)
-    if document["report"]:
-        click.echo(f"\nreport: {document['report']}")
-
-
-def _judged(evaluation: dict[str, Any]) -> str:
-    over = "" if evaluation["samples"] is None else f" over {evaluation['samples']} samples"
-    score = "" if evaluation["kind"] == "agreement" else f"; the original has {evaluation['original']:.4f}"
-    return f"judged by {evaluation['metric']}{over}: {evaluation['note']}{score}"
-
-
-def _print_bundle(bundle: dict[str, Any]) -> None:
-    rows = [_row(variant, bundle["chosen"]) for variant in bundle["variants"]]
-    header = ("", "variant", "provider", "nodes", "size", "cosine", "top-1", "latency", "where")
-    click.echo(table(header, rows))
-    click.echo(f"  {bundle['reason']}")
-    for warning in bundle["warnings"]:
-        click.secho(f"  WARNING: {warning}", fg="yellow", bold=True)
-    where = bundle["path"] or "in the bundle"
-    click.echo(f"  {where}  {megabytes(bundle['bytes'])}  sha256:{bundle['digest'].removeprefix('sha256:')[:16]}")
-
-
-def _row(variant: dict[str, Any], chosen: str) -> tuple[str, ...]:
-    worst = min((entry["cosine"] for entry in variant["parity"].values()), default=1.0)
-    shares = [entry["top1_agreement"] for entry in variant["parity"].values() if entry["top1_agreement"] is not None]
-    latency = variant["latency_ms"]
-    return (
-        "*" if variant["name"] == chosen else " ",
-        variant["name"],
-        variant["provider"].removesuffix("ExecutionProvider"),
-        " ".join(f"{name.removesuffix('ExecutionProvider')}:{count}" for name, count in variant["nodes"].items()),
-        megabytes(variant["bytes"]),
-        f"{worst:.5f}",
-        f"{min(shares):.3f}" if shares else "-",
-        f"{latency['p50']:.2f} ms" if latency else "-",
-        variant["where"],
-    )

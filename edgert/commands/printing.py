@@ -10,6 +10,7 @@ import click
 from edgert import strict_json
 
 BAR_WIDTH = 24
+LINE_WIDTH = 118
 
 
 def print_json(document: object) -> None:
@@ -29,6 +30,21 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size / 1e3:.2f} kB"
 
 
+def printable(text: str) -> str:
+    """Return a text on one line that cannot command a terminal, for what a file or a library said."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+def progress_text(stage: str, done: int, total: int) -> str:
+    """Return a bar with percent and counts before the stage, cut to a line; total 0 gives the stage alone."""
+    if not total:
+        return stage[:LINE_WIDTH]
+    share = min(done / total, 1.0)
+    filled = int(BAR_WIDTH * share)
+    bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"
+    return f"{bar} {int(100 * share):3} % {done}/{total} {stage}"[:LINE_WIDTH]
+
+
 class ProgressLine:
     """A line on stderr that shows the stage and a bar; silent where stderr is not a terminal."""
 
@@ -45,9 +61,7 @@ class ProgressLine:
         if stage == self._stage and now - self._last < 0.1 and done != total:
             return
         self._stage, self._last = stage, now
-        filled = BAR_WIDTH * done // total if total else 0
-        bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total} " if total else ""
-        sys.stderr.write(f"\r\x1b[K{bar}{stage}"[:118])
+        sys.stderr.write(f"\r\x1b[K{progress_text(stage, done, total)}")
         sys.stderr.flush()
 
     def clear(self) -> None:

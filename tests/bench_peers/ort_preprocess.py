@@ -5,6 +5,7 @@ inference, ONNX Runtime's graph optimization and ONNX shape inference. Opsets be
 DequantizeLinear, which `quantize_static` writes all the same.
 """
 
+import contextlib
 from pathlib import Path
 
 import onnx
@@ -20,12 +21,14 @@ def preprocessed(task: Task) -> tuple[Path, str]:
     """Return the file to quantize and what was done to it, in words."""
     raised, notes = raise_opset(task)
     path = task.work / "preprocessed.onnx"
-    try:
-        quant_pre_process(str(raised), str(path))
-        notes.append("quant_pre_process")
-    except Exception as exc:  # noqa: BLE001 symbolic shape inference raises bare Exception
-        quant_pre_process(str(raised), str(path), skip_symbolic_shape=True)
-        notes.append(f"quant_pre_process without symbolic shapes ({type(exc).__name__})")
+    raised, path = raised.resolve(), path.resolve()
+    with contextlib.chdir(task.work):  # it leaves files where it stands
+        try:
+            quant_pre_process(str(raised), str(path))
+            notes.append("quant_pre_process")
+        except Exception as exc:  # noqa: BLE001 symbolic shape inference raises bare Exception
+            quant_pre_process(str(raised), str(path), skip_symbolic_shape=True)
+            notes.append(f"quant_pre_process without symbolic shapes ({type(exc).__name__})")
     return path, ", ".join(notes)
 
 

@@ -57,6 +57,12 @@ def test_select_nothing_holds_names_the_best():
     assert "0.7000" in reason
 
 
+def test_select_reason_is_about_the_winner_alone():
+    """What became of the others stands in the table of candidates, not in the reason."""
+    _, reason = select([Judged("int8", "int8", 0.5, 2.0), FLOAT, Judged("plain", "fp32", 1.0, 1.0)], 0.01, "cosine")
+    assert reason == "fp32 is the fastest that holds the gate, 1.20x the original"
+
+
 def test_outcome_says_why_a_candidate_is_not_in_the_bundle():
     """Chosen, slower, below the gate, or not needed where times are not real."""
     slow, bad, late = Judged("a", "int8", 1.0, 0.5), Judged("b", "int8", 0.5, 2.0), Judged("c", "fp32", 1.0, None)
