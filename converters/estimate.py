@@ -17,9 +17,9 @@ TURN_S = 0.1
 
 CALIBRATED = ("int8", "mixed", "w8a16", "fp16")
 HOW = (
-    "from one timed run of the original here, the time of the graph passes and that to write and open their graph: each "
-    "candidate and the original run every sample, calibration takes about two runs for each; what an emulator, an accelerator, the "
-    "framework of the model or a function of yours takes is not in it"
+    "from one timed run of the original here, the time of the graph passes and that to write and open their graph: "
+    "each candidate and the original run every sample, and calibration takes about two runs for each; what an "
+    "emulator, an accelerator, the framework of the model or a function of yours takes is not in it"
 )
 
 
