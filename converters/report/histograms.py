@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from converters.candidates.choice import Choice
 from converters.job import Job
-from converters.quantize.affine import LIMITS
+from converters.quantize.affine import LIMITS, Affine
 from converters.quantize.calibrate import Statistics
-from converters.quantize.observers import Histogram
+from converters.quantize.observers import Histogram, TensorRange
 from converters.quantize.plan import Plan, plan_quantization
 from converters.request import TensorHistogram
 
@@ -35,7 +35,7 @@ def worst_histograms(job: Job, choice: Choice) -> tuple[TensorHistogram, ...]:
     bounds = {name: (one.minimum, one.maximum) for name, one in ranges.items()}
     bounds |= {name: affine.bounds for name, affine in plan.activations.items()}
     ranked = [layer.layer for layer in choice.layers]
-    names = [name for name in ranked or _worst(plan, statistics) if name in statistics.histograms]
+    names = [name for name in ranked or _worst(plan, ranges, statistics) if name in statistics.histograms]
     return tuple(_told(name, statistics, plan, bounds[name]) for name in names[:SHOWN])
 
 
@@ -49,13 +49,23 @@ def _keys(recipe: Mapping[str, object], name: str) -> Collection[str]:
     return frozenset(map(str, found))
 
 
-def _worst(plan: Plan, statistics: Statistics) -> Sequence[str]:
+def _worst(plan: Plan, ranges: Mapping[str, TensorRange], statistics: Statistics) -> Sequence[str]:
+    """Return the tensors by falling cost.
+
+    One whose encoding is narrower than its calibrated range is no loss: the next node cuts these values off itself.
+    """
     costs = {
         name: stored_error(statistics.histograms[name], *affine.bounds, levels=_levels(affine.dtype))
         for name, affine in plan.activations.items()
-        if name in statistics.histograms
+        if name in statistics.histograms and not is_narrowed(affine, ranges[name])
     }
     return sorted(costs, key=lambda name: -costs[name])
+
+
+def is_narrowed(affine: Affine, calibrated: TensorRange) -> bool:
+    """Say whether an encoding leaves out, by more than a step, some of the range that calibration chose."""
+    (low, high), step = affine.bounds, float(affine.scale)
+    return low > min(calibrated.minimum, 0.0) + step or high < max(calibrated.maximum, 0.0) - step
 
 
 def _levels(dtype: str) -> int:
