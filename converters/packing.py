@@ -149,7 +149,7 @@ def _minimum(
         if report.name == name:
             worst += [parity.cosine_min for parity in report.checks[0].outputs.values()]
     lowest = min(worst, default=1.0)
-    return float(np.floor((lowest - (1 - lowest) - 0.002) * 1000) / 1000)
+    return max(-1.0, float(np.floor((lowest - (1 - lowest) - 0.002) * 1000) / 1000))
 
 
 def _write_reference(job: Job, choice: Choice, staging: Path) -> tuple[TensorSpec, ...]:
