@@ -130,7 +130,11 @@ class Search:
     def _try_methods(self, graph: FloatGraph, suffix: str, tried: list[Trial]) -> None:
         known = ("method", id(graph.model))
         for draft in self._worth_trying("int8", self._integer_drafts(graph, suffix, self.job.shared.hints.get(known))):
-            tried.append(self._keep(draft.open(self.job)))
+            trial = draft.try_open(self.job)
+            if trial is None:
+                self.untried.append(Candidate("int8", draft.label, None, None, "onnxruntime cannot load it"))
+                continue
+            tried.append(self._keep(trial))
             if not self.host and self.job.holds(tried[-1].gate):
                 break
         own = [one for one in tried if bool(one.recipe["equalise"]) == bool(suffix)]

@@ -135,7 +135,7 @@ def search(
         if draft is None or draft[1] in seen:
             return None
         seen.add(draft[1])
-        return draft[0].open(job)
+        return draft[0].try_open(job)
 
     first = job.shared.hints.get(hint, FIRST_SIZE)
     failed = held = 0
