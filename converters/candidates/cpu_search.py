@@ -64,7 +64,7 @@ class Search:
             best = max(integers, key=lambda one: one.nearness)
             graph, suffix = self._graph_of(best)
             method = str(best.recipe["calibration_method"])
-            for trial in self._worth_trying("mixed", mixed_trials(self.job, graph, method, suffix)):
+            for trial in self._worth_trying("mixed", mixed_trials(self.job, graph, method, suffix, self.untried)):
                 self._keep(trial)
 
     def _keep(self, trial: Trial) -> Trial:
@@ -130,9 +130,8 @@ class Search:
     def _try_methods(self, graph: FloatGraph, suffix: str, tried: list[Trial]) -> None:
         known = ("method", id(graph.model))
         for draft in self._worth_trying("int8", self._integer_drafts(graph, suffix, self.job.shared.hints.get(known))):
-            trial = draft.try_open(self.job)
+            trial = draft.try_open(self.job, self.untried)
             if trial is None:
-                self.untried.append(Candidate("int8", draft.label, None, None, "onnxruntime cannot load it"))
                 continue
             tried.append(self._keep(trial))
             if not self.host and self.job.holds(tried[-1].gate):

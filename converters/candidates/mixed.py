@@ -18,7 +18,7 @@ from converters.job import Job
 from converters.quantize.plan import HEAVY, Plan, node_key
 from converters.quantize.qdq import apply_qdq
 from converters.quantize.sensitivity import Switchboard, TensorError, open_switchboard, rank_tensors
-from converters.request import LayerDecision
+from converters.request import Candidate, LayerDecision
 from converters.search_cache import file_digest
 from converters.verify.parity import ParityMeter
 
@@ -105,12 +105,18 @@ def layers_around(graph: ir.Graph, tensors: Collection[str]) -> frozenset[str]:
     return frozenset(keys)
 
 
-def mixed_trials(job: Job, graph: FloatGraph, method: str, suffix: str) -> Iterator[Trial]:
+def mixed_trials(
+    job: Job, graph: FloatGraph, method: str, suffix: str, left_out: list[Candidate]
+) -> Iterator[Trial]:
     """Yield candidates with more and more layers in float; see `search`. `suffix` names what was done to `graph`."""
     ranked = ranking(job, graph, method)
     further = job.where(job.shared.cpu) == "host"
     hint = ("spared tensors", id(graph.model), method)
-    return search(job, len(ranked.errors), lambda size: _draft(job, graph, ranked, size, suffix), hint, further=further)
+
+    def draft_of(size: int) -> tuple[Draft, frozenset[str]] | None:
+        return _draft(job, graph, ranked, size, suffix)
+
+    return search(job, len(ranked.errors), draft_of, hint, left_out, further=further)
 
 
 def search(
@@ -118,6 +124,7 @@ def search(
     count: int,
     draft_of: Callable[[int], tuple[Draft, frozenset[str]] | None],
     hint: object,
+    left_out: list[Candidate],
     *,
     further: bool = False,
 ) -> Iterator[Trial]:
@@ -125,24 +132,19 @@ def search(
 
     `draft_of` gives the candidate that spares so many, and the nodes that differ by it; None when that is too many.
     `hint` finds the number that held for another profile of this call, to begin with. `further` yields one size more
-    and one less, for where the time is real: more layers in float may be faster, as fewer conversions are. The caller
-    closes each session.
+    and one less, for where the time is real: more layers in float may be faster, as fewer conversions are. One that
+    cannot be loaded joins `left_out`, and the search goes on. The caller closes each session.
     """
-    seen: set[frozenset[str]] = set()
-
-    def trial_of(size: int) -> Trial | None:
-        draft = draft_of(size)
-        if draft is None or draft[1] in seen:
-            return None
-        seen.add(draft[1])
-        return draft[0].try_open(job)
-
     first = job.shared.hints.get(hint, FIRST_SIZE)
+    seen: set[frozenset[str]] = set()
     failed = held = 0
     for size in _sizes(count, first):
-        trial = trial_of(size)
-        if trial is None:
+        found = draft_of(size)
+        if found is None:
             break
+        trial = _open_new(job, found, seen, left_out)
+        if trial is None:
+            continue
         held = size if job.holds(trial.gate) else 0
         failed = failed if held else size
         yield trial
@@ -154,9 +156,21 @@ def search(
     others = [held * 2] if further else []
     others += [(failed + held) // 2] if failed else []
     for size in others:
-        trial = trial_of(size)
+        found = draft_of(size)
+        trial = _open_new(job, found, seen, left_out) if found else None
         if trial is not None:
             yield trial
+
+
+def _open_new(
+    job: Job, found: tuple[Draft, frozenset[str]], seen: set[frozenset[str]], left_out: list[Candidate]
+) -> Trial | None:
+    """Open a candidate unless one with the same nodes spared was; None as well where it cannot be loaded."""
+    draft, spared = found
+    if spared in seen:
+        return None
+    seen.add(spared)
+    return draft.try_open(job, left_out)
 
 
 def _sizes(count: int, first: int) -> Iterator[int]:

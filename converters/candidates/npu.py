@@ -150,8 +150,8 @@ def _mixed(job: Job, provider: ProviderChoice, device: ProviderDevice, before: l
     method = _best_method(job, before)
     if method is None:
         return
-    ranked, on_npu, trial = wide_ranking(job, method), 0, None
-    for trial in wide_trials(job, ranked):
+    ranked, on_npu, trial, left_out = wide_ranking(job, method), 0, None, list[Candidate]()
+    for trial in wide_trials(job, ranked, left_out):
         trial.session.close()
         if job.holds(trial.gate) and on_npu < MOST_ON_NPU:
             on_npu += 1
@@ -160,7 +160,8 @@ def _mixed(job: Job, provider: ProviderChoice, device: ProviderDevice, before: l
             yield _Attempt(_candidate(trial.draft, trial.gate, "below the gate"), trial.draft)
         if job.is_out_of_time():
             break
-    if trial is None:
+    yield from (_Attempt(one) for one in left_out)
+    if trial is None and not left_out:
         why = TOO_MANY if ranked.errors else f"not tried: rounding the weights alone costs {ranked.weights:.2g}"
         yield _Attempt(Candidate("mixed", "mixed", None, None, why), remedy="use another --precision")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from converters.job import Job, Written
-from converters.request import LayerDecision
+from converters.request import Candidate, LayerDecision
 from converters.verify.parity import OutputParity
 from edgert.runtime.session import NotAModel, Session
 
@@ -49,11 +49,16 @@ class Draft:
     recipe: Mapping[str, object]
     layers: Sequence[LayerDecision] = ()
 
-    def try_open(self, job: Job) -> Trial | None:
-        """Open and compare it; None where ONNX Runtime cannot load it, as its optimisers break some mixed graphs."""
+    def try_open(self, job: Job, left_out: list[Candidate]) -> Trial | None:
+        """Open and compare it; None where ONNX Runtime cannot load it, as its optimisers break some mixed graphs.
+
+        Such a candidate joins `left_out` with what ONNX Runtime says.
+        """
         try:
             return self.open(job)
-        except NotAModel:
+        except NotAModel as exc:
+            why = f"cannot be loaded: {exc.message}"
+            left_out.append(Candidate(self.precision, self.label, None, None, why, self.written.bytes))
             return None
 
     def open(self, job: Job) -> Trial:

@@ -14,6 +14,7 @@ from converters.graphs import FloatGraph
 from converters.job import Job
 from converters.quantize.plan import HEAVY, PASS_THROUGH, Plan, node_key
 from converters.quantize.qdq import apply_qdq
+from converters.request import Candidate
 
 MOST_WIDE = 0.5
 """With more than this share of its convolutions and matrix products at 16 bits, all of it may as well have them."""
@@ -29,7 +30,7 @@ def wide_ranking(job: Job, method: str) -> Ranking:
     return ranking(job, job.float_graph("npu"), method, most_weights=most if comparable else None)
 
 
-def wide_trials(job: Job, ranked: Ranking) -> Iterator[Trial]:
+def wide_trials(job: Job, ranked: Ranking, left_out: list[Candidate]) -> Iterator[Trial]:
     """Yield candidates with more and more layers at 16 bits, run on the CPU; see `search`.
 
     Some follow the first that holds the gate, because the NPU's integers may be worse than those of the CPU.
@@ -37,7 +38,11 @@ def wide_trials(job: Job, ranked: Ranking) -> Iterator[Trial]:
     graph, method = job.float_graph("npu"), ranked.method
     narrow = integer_plan(job, graph, method, ())
     hint = ("wide tensors", id(graph.model), method)
-    return search(job, len(ranked.errors), lambda size: _draft(job, graph, ranked, narrow, size), hint, further=True)
+
+    def draft_of(size: int) -> tuple[Draft, frozenset[str]] | None:
+        return _draft(job, graph, ranked, narrow, size)
+
+    return search(job, len(ranked.errors), draft_of, hint, left_out, further=True)
 
 
 def wide_around(graph: ir.Graph, tensors: Collection[str], plan: Plan) -> frozenset[str]:
