@@ -193,7 +193,7 @@ def _filled(job: Job, plan: ProfilePlan, run_s: float, clock: Clock) -> ProfileP
         plan,
         passes=graph.steps,
         candidates=candidates,
-        calibration=calibration_cost(_with_sizes(job, graph.model), job.request.memory_budget),
+        calibration=calibration_cost(_with_sizes(job, job.integer_graph.model), job.request.memory_budget),
         estimate=estimate(candidates, measured),
         error=error,
     )

@@ -1,7 +1,7 @@
 """From the model file to the float graph of one class of processor: the literal lists of passes, a check after each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -62,6 +62,9 @@ SPEED: tuple[Pass, ...] = (
 
 What only reshapes convolutions for ONNX Runtime's blocked layout comes after what folds into them."""
 
+INTEGERS: tuple[Pass, ...] = tuple(one for one in SPEED if one is not pad_channels)
+"""The same for integer candidates, whose convolutions need no whole blocks of channels."""
+
 REVERTED = "taken back"
 """What `declined` says of a pass whose result was thrown away."""
 
@@ -89,6 +92,16 @@ class FloatGraph:
         for step in self.steps:
             totals[step.name] = totals.get(step.name, 0) + step.changes
         return totals
+
+
+def for_integers(profile: DeviceProfile) -> DeviceProfile:
+    """Return the profile that the passes get where the graph is to be quantized for a CPU: one for every CPU.
+
+    What they make convolutions of for the blocked layout of x86 is good for integers anywhere: a Conv has integer
+    kernels where what it replaces has none, and its weights take the scales of equalisation. And one graph for all
+    CPU profiles is calibrated and searched once.
+    """
+    return replace(profile, processor="cpu", arch="x86_64", isa=("avx512f",))
 
 
 def float_graph(

@@ -4,7 +4,7 @@ Deciding which candidate wins is left to `converters.candidates`; the order of t
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,15 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from converters.answers import Answers, Pair
 from converters.calibrations import Calibrations, CalibrationSettings
 from converters.generation import Generation
-from converters.graphs import FloatGraph, Step, float_graph
+from converters.graphs import INTEGERS, SPEED, FloatGraph, Pass, Step, float_graph, for_integers
 from converters.passes.blocked_layout import block_of, has_blocked_layout
 from converters.quantize.bias_correction import correct_bias
 from converters.quantize.calibrate import Statistics
 from converters.quantize.equalise import equalise
+from converters.quantize.graph_digest import graph_digest
 from converters.quantize.observers import TensorRange
 from converters.quantize.plan import Plan
 from converters.request import Request
@@ -42,6 +44,9 @@ from edgert.runtime.session import RunFailed, Session
 from edgert.runtime.timing import TURN_S, Latency, interleave, summarise
 
 TIMING_ROUNDS = 12
+ANSWERS_SHARE = 0.125
+"""The share of --memory-budget that what the original gives for the samples may take."""
+
 LEAST_AGREEMENT = 0.9999
 """The least cosine, or share of equal labels, that the float graph must have: passes change rounding, nothing else."""
 
@@ -83,9 +88,15 @@ class Shared:
     ranges: dict[object, Mapping[str, TensorRange]] = field(default_factory=dict)
     rankings: dict[object, Any] = field(default_factory=dict)
     hints: dict[object, Any] = field(default_factory=dict)
+    findings: dict[object, Any] = field(default_factory=dict)
+    latencies: dict[str, Latency] = field(default_factory=dict)
     cache: SearchCache = field(default_factory=SearchCache)
     begun_s: float = field(default_factory=time.monotonic)
     written: int = 0
+    answers: Answers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answers = Answers(self.original.run, self.samples, int(self.request.memory_budget * ANSWERS_SHARE))
 
     def evaluation_json(self) -> dict[str, object]:
         """Return what the variants are judged by, and what the original itself has."""
@@ -135,6 +146,10 @@ class Job:
         """Iterate over the samples, at most `limit` of them."""
         return islice(iter(self.shared.samples), limit)
 
+    def pairs(self, limit: int | None = None) -> Iterator[Pair]:
+        """Iterate over the samples, at most `limit` of them, with what the original gives for each."""
+        return self.shared.answers.pairs(limit)
+
     @property
     def graph_processor(self) -> str:
         """The kind of processor whose float graph the profile's candidates are made of: a GPU gets that of the CPU."""
@@ -146,25 +161,39 @@ class Job:
         Where the samples' shapes make the graph invalid (a branch for another input size that never runs), only the
         shapes asked for are fixed.
         """
-        profile = replace(self.profile, processor=processor)
+        return self._graph(replace(self.profile, processor=processor), SPEED, speed=speed)
+
+    @property
+    def integer_graph(self) -> FloatGraph:
+        """The float graph that integer candidates are made of; that of all CPU profiles is one."""
+        if self.graph_processor == "npu":
+            return self.float_graph("npu")
+        return self._graph(for_integers(self.profile), INTEGERS)
+
+    def _graph(self, profile: DeviceProfile, passes: Sequence[Pass], *, speed: bool = True) -> FloatGraph:
         layout = block_of(profile) if has_blocked_layout(profile) else 0
-        key = (processor, speed, profile.opset, layout, tuple(sorted(self.shapes.items())))
+        key = (profile.processor, speed, passes, profile.opset, layout, tuple(sorted(self.shapes.items())))
         if key not in self.shared.graphs:
-            self.progress(f"graph passes for {processor}")
+            self.progress(f"graph passes for {profile.processor}")
             agrees = self._agrees if speed else None
-            graph = float_graph(self.path, profile, self.shapes, speed=speed, agrees=agrees)
+            graph = float_graph(self.path, profile, self.shapes, speed=speed, passes=passes, agrees=agrees)
             if self.shapes != self.request.shapes and not self._loads(graph):
-                graph = float_graph(self.path, profile, self.request.shapes, speed=speed, agrees=agrees)
-            self.shared.graphs[key] = graph
+                graph = float_graph(self.path, profile, self.request.shapes, speed=speed, passes=passes, agrees=agrees)
+            self.shared.graphs[key] = self._known(graph)
         return self.shared.graphs[key]
+
+    def _known(self, graph: FloatGraph) -> FloatGraph:
+        """Return the equal graph of another profile where there is one: all that is learnt of it serves both."""
+        digest = ("digest", graph_digest(graph.model, {}), graph.steps)
+        return self.shared.graphs.setdefault(digest, graph)
 
     def _agrees(self, model: ir.Model) -> bool:
         """Say whether a graph gives on the first sample what the original does; one that does not load is no answer."""
-        feeds = next(self.feeds(1))
+        feeds, expected = next(self.pairs(1))
         try:
             with self.open_cpu(self.write(model, "agrees").path) as session:
                 meter = ParityMeter()
-                meter.add(self.shared.original.run(feeds), session.run(feeds))
+                meter.add(expected, session.run(feeds))
         except (BadInput, RunFailed):
             return True
         return all(one.cosine_min >= LEAST_AGREEMENT for one in meter.result().values())
@@ -201,14 +230,14 @@ class Job:
             self.shared.ranges[key] = statistics.choose(method, levels)
         return self.shared.ranges[key]
 
-    def equalised(self, processor: str) -> FloatGraph | None:
-        """Return the float graph for `processor` with channels of more equal size; None where none were worth it."""
-        graph = self.float_graph(processor)
+    def equalised(self) -> FloatGraph | None:
+        """Return the integer graph with channels of more equal size; None where none were worth it."""
+        graph = self.integer_graph
         key = ("equalised", id(graph))
         if key not in self.shared.graphs:
             result = equalise(graph.model, self.statistics_of(graph))
-            step = Step("equalise", len(result.scaled), result.notes)
-            self.shared.graphs[key] = replace(graph, model=result.model, steps=(*graph.steps, step))
+            steps = (*graph.steps, Step("equalise", len(result.scaled), result.notes))
+            self.shared.graphs[key] = replace(graph, model=result.model, steps=steps)
         found = self.shared.graphs[key]
         return found if found.changes()["equalise"] else None
 
@@ -237,21 +266,25 @@ class Job:
         return where(device, self.profile.arch, self.profile.isa, self.shared.host)
 
     def compare(
-        self, sessions: Mapping[str, "Session | _Timed"], stage: str, limit: int | None = None
-    ) -> dict[str, dict[str, OutputParity]]:
-        """Run the samples through the original and all `sessions`, and return the parity of each of them."""
-        meters = {name: ParityMeter() for name in sessions}
+        self, session: "Session | _Timed", name: str, stage: str, limit: int | None = None, *, whole: bool = True
+    ) -> dict[str, OutputParity]:
+        """Run the samples through the original and `session`, and return the parity.
+
+        Unless it must be `whole`, it ends with the sample after which the gate cannot hold, whatever the others give.
+        """
+        meter, generation = ParityMeter(), self.shared.generation
         total = min(self.shared.samples.count, limit or self.shared.samples.count)
-        for done, feeds in enumerate(self.feeds(limit)):
+        may_stop = not whole and self.shared.evaluation is None and generation is None
+        may_stop = may_stop and self.request.metric == "cosine"
+        for done, (feeds, expected) in enumerate(self.pairs(limit)):
             self.progress(stage, done, total)
-            expected = self.shared.original.run(feeds)
-            for name, session in sessions.items():
-                meters[name].add(expected, session.run(feeds))
-        if self.shared.generation and limit is None:
-            for name, session in sessions.items():
-                self.progress(f"generating with {name}")
-                self.shared.generation.judge(session.run, meters[name])
-        return {name: meter.result() for name, meter in meters.items()}
+            meter.add(expected, session.run(feeds))
+            if may_stop and not self.holds(meter.highest_cosine(total)):
+                return meter.result()
+        if generation and limit is None:
+            self.progress(f"generating with {name}")
+            generation.judge(session.run, meter)
+        return meter.result()
 
     def is_out_of_time(self) -> bool:
         """Say whether the time for this call is used up, so that no further candidate is begun."""
@@ -259,12 +292,17 @@ class Job:
         return budget is not None and time.monotonic() - self.shared.begun_s > budget
 
     def parity_of(self, name: str, written: Written, session: Session) -> dict[str, OutputParity]:
-        """Return the parity of what was written, open as `session` on the CPU; it is measured once for all time."""
+        """Return the parity of what was written, open as `session` on the CPU; it is measured once for all time.
+
+        It is that of fewer samples where these are enough to say that the gate does not hold, see `seen`.
+        """
         parts = self.measured_of("parity", file_digest(written.path))
         found = self.shared.cache.get(parts)
         if found is not None:
-            return {output: OutputParity(**entry) for output, entry in found.items() if isinstance(entry, dict)}
-        parity = self.compare({name: session}, f"comparing {name}")[name]
+            kept = {output: OutputParity(**entry) for output, entry in found.items() if isinstance(entry, dict)}
+            if not self.seen(kept) or not self.holds(self.gate(kept)):
+                return kept
+        parity = self.compare(session, name, f"comparing {name}", whole=False)
         self.shared.cache.put(parts, {output: asdict(entry) for output, entry in parity.items()})
         return parity
 
@@ -305,6 +343,11 @@ class Job:
         """Say whether a gate value is within `--max-drop` of the original, which has 1.0."""
         return value >= 1.0 - self.request.max_drop
 
+    def seen(self, parity: Mapping[str, OutputParity]) -> str:
+        """Say of how many samples a parity is, with a space in front; "" where it is of all."""
+        samples, every = min((one.samples for one in parity.values()), default=0), self.shared.samples.count
+        return f" after {samples} of {every} samples" if 0 < samples < every else ""
+
     def run_on(
         self, device: ProviderDevice, session: Session, name: str
     ) -> tuple[dict[str, OutputParity], int, Latency]:
@@ -315,11 +358,19 @@ class Job:
         """
         limit = self.request.emulator_samples if device.emulated else self.shared.samples.count
         timed = _Timed(session)
-        parity = self.compare({name: timed}, f"running {name} on {device.provider}", limit)[name]
+        parity = self.compare(timed, name, f"running {name} on {device.provider}", limit)
         samples = min(self.shared.samples.count, limit)
         if device.emulated:
             return parity, samples, summarise([timed.milliseconds], [timed.milliseconds])
         return parity, samples, self.time({"original": self.shared.original, name: session}, rounds=10)[name]
+
+    def time_alone(self, name: str, written: Written, session: Session, rounds: int) -> Latency:
+        """Time a variant against the original where the time is not the device's: once per call for equal files."""
+        digest = file_digest(written.path)
+        if digest not in self.shared.latencies:
+            times = self.time({"original": self.shared.original, name: session}, rounds=rounds)
+            self.shared.latencies[digest] = times[name]
+        return self.shared.latencies[digest]
 
     def time(
         self,

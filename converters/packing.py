@@ -2,14 +2,14 @@
 
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from converters.answers import Pair
 from converters.candidates.choice import Choice
 from converters.job import Job
 from converters.recipe import TOLD, Built, write_recipe
@@ -33,9 +33,6 @@ GOLDEN_BYTES = 8_000_000
 REFERENCE_SAMPLES = 64
 TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy", "tomli-w")
 NO_LICENSE = "NOASSERTION"
-
-Pair = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
-"""One sample: inputs by name, and what the original model gives for them by name."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def pack(job: Job, choice: Choice, staging: Path, destination: Path, parts: Sequ
         parts={part.part: part.report for part in parts},
         layers=choice.layers,
         histograms=worst_histograms(job, choice),
-        passes=_passes(job),
+        passes=_passes(job, choice),
         recipe=manifest.recipe,
     )
 
@@ -116,8 +113,7 @@ def _with_source(job: Job, staging: Path, report: VariantReport) -> VariantRepor
 def _golden(job: Job, staging: Path) -> list[Pair]:
     """Write the first samples with the original's outputs as golden vectors and return them."""
     vectors: list[Pair] = []
-    for feeds in job.feeds(GOLDEN_VECTORS):
-        pair = (feeds, job.shared.original.run(feeds))
+    for pair in job.pairs(GOLDEN_VECTORS):
         if vectors and sum(array.nbytes for side in pair for array in side.values()) > GOLDEN_BYTES:
             break
         vectors.append(pair)
@@ -156,17 +152,12 @@ def _write_reference(job: Job, choice: Choice, staging: Path) -> tuple[TensorSpe
     """Write the reference profile with the chosen variant, and return that variant's outputs."""
     session = job.open_cpu(staging / f"{choice.chosen}.onnx")
     try:
-        document = reference_profile(lambda: _pairs(job), session.run)
+        document = reference_profile(lambda: job.pairs(REFERENCE_SAMPLES), session.run)
         outputs = session.outputs
     finally:
         session.close()
     (staging / REFERENCE_FILE).write_text(strict_json.dumps(document), encoding="utf-8")
     return outputs
-
-
-def _pairs(job: Job) -> Iterator[Pair]:
-    for feeds in islice(job.feeds(), REFERENCE_SAMPLES):
-        yield feeds, job.shared.original.run(feeds)
 
 
 def _manifest(
@@ -249,11 +240,12 @@ def _measurements(job: Job, choice: Choice, parts: Sequence[PartFile]) -> dict[s
         "parts": {part.part: {**part.report.to_json(), "path": None} for part in parts},
         "candidates": [candidate.to_json() for candidate in choice.candidates],
         "layers": [layer.to_json() for layer in choice.layers],
-        "passes": _passes(job),
+        "passes": _passes(job, choice),
     }
 
 
-def _passes(job: Job) -> list[dict[str, object]]:
-    """Return what each pass did to the float graph that the profile's candidates are made of."""
-    steps = job.float_graph(job.graph_processor).steps
+def _passes(job: Job, choice: Choice) -> list[dict[str, object]]:
+    """Return what each pass did to the float graph that the chosen candidate is made of."""
+    integers = bool(choice.recipe.get("calibration_method")) and job.profile.processor != "gpu"
+    steps = (job.integer_graph if integers else job.float_graph(job.graph_processor)).steps
     return [{"name": step.name, "changes": step.changes, "declined": list(step.declined)} for step in steps]

@@ -94,7 +94,7 @@ def reference_profile(
     `edges` (33 of them, equal width over the range seen), `counts` (34: one below, 32 within, one at or above the
     last edge), `n`, their sum, and `nonfinite`, how many values besides were NaN or infinite. Text has `categories`,
     the count of each of at most 64 different values, and `n`; text with more of them has no entry.
-    For an output whose rows are probabilities also the class counts of the chosen variant
+    For an output whose rows are probabilities also the class counts of the chosen variant, which runs for these only,
     and, per confidence bin, how often its class is the original's.
     """
     ranges = _ranges(pairs())
@@ -109,8 +109,9 @@ def reference_profile(
         _count(histograms["outputs"], outputs)
         _count_words(words["inputs"], inputs)
         _count_words(words["outputs"], outputs)
-        own = chosen(inputs)
-        for name in (name for name, values in outputs.items() if _is_probability(values)):
+        rows_of = [name for name, values in outputs.items() if _is_probability(values)]
+        own = chosen(inputs) if rows_of else {}
+        for name in rows_of:
             classes.setdefault(name, _Classes(np.zeros(outputs[name].shape[-1], np.int64))).add(
                 outputs[name], own[name]
             )

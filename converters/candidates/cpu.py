@@ -45,7 +45,7 @@ def replay(job: Job, draft: Draft) -> Choice:
                 [Candidate(trial.precision, trial.label, trial.gate, None, "below the gate", trial.written.bytes)],
             )
         host = job.where(job.shared.cpu) == "host"
-        latency = _time(job, [trial], host)[trial.label]
+        latency = _time(job, [trial])[trial.label] if host else _time_alone(job, trial)
         speedup = latency.speedup if host else None
         tried = [Candidate(trial.precision, trial.label, trial.gate, speedup, "chosen", trial.written.bytes)]
         return _choice(job, trial, latency, "", tried)
@@ -54,16 +54,23 @@ def replay(job: Job, draft: Draft) -> Choice:
 def _select(job: Job, host: bool, search: Search) -> Choice:
     asked_for = [one for one in search.trials if job.request.precision in ("auto", one.precision)]
     trials, alike = _without_alike(job, asked_for)
-    times = _time(job, trials, host)
+    times = _time(job, trials) if host else {}
     judged = [
-        Judged(one.label, one.precision, one.gate, times[one.label].speedup if host and one.label in times else None)
+        Judged(one.label, one.precision, one.gate, times[one.label].speedup if one.label in times else None)
         for one in trials
     ]
     judged.sort(key=lambda one: rank(job, one.precision))
     winner, reason = select(judged, job.request.max_drop, job.request.metric)
-    limit, sizes = job.request.max_drop, {one.label: one.written.bytes for one in trials}
+    limit, by_label = job.request.max_drop, {one.label: one for one in trials}
     candidates = [
-        Candidate(one.precision, one.variant, one.gate, one.speedup, outcome(one, winner, limit), sizes[one.variant])
+        Candidate(
+            one.precision,
+            one.variant,
+            one.gate,
+            one.speedup,
+            f"{outcome(one, winner, limit)}{job.seen(by_label[one.variant].parity)}",
+            by_label[one.variant].written.bytes,
+        )
         for one in judged
     ]
     candidates += alike + search.untried
@@ -74,8 +81,8 @@ def _select(job: Job, host: bool, search: Search) -> Choice:
             candidates,
             max(search.trials, key=lambda one: one.gate).layers,
         )
-    chosen = next(one for one in trials if one.label == winner.variant)
-    return _choice(job, chosen, times[chosen.label], reason, candidates)
+    chosen = by_label[winner.variant]
+    return _choice(job, chosen, times.get(chosen.label) or _time_alone(job, chosen), reason, candidates)
 
 
 def fallback_variant(job: Job) -> tuple[Written, VariantReport, Placement]:
@@ -83,9 +90,8 @@ def fallback_variant(job: Job) -> tuple[Written, VariantReport, Placement]:
     graph = job.float_graph("cpu")
     draft = Draft("fp32", "fp32", "fp32", job.write(graph.model, "fp32"), {})
     trial = draft.open(job)
-    with trial.session as session:
-        times = job.time({"original": job.shared.original, "fp32": session}, rounds=EMULATED_ROUNDS)
-        report = _report(job, trial, times["fp32"])
+    with trial.session:
+        report = _report(job, trial, _time_alone(job, trial))
     if not job.holds(trial.gate):
         raise GateFailed(
             f"profile '{job.profile.id}': the float CPU variant has {job.request.metric} {trial.gate:.4f}",
@@ -106,11 +112,15 @@ def _without_alike(job: Job, trials: list[Trial]) -> tuple[list[Trial], list[Can
     return [one for one in trials if one not in alike], told
 
 
-def _time(job: Job, trials: list[Trial], host: bool) -> dict[str, Latency]:
+def _time(job: Job, trials: list[Trial]) -> dict[str, Latency]:
     """Time what holds the gate beside the original."""
     held = {one.label: one.session for one in trials if job.holds(one.gate)}
-    rounds = {} if host else {"rounds": EMULATED_ROUNDS}
-    return job.time({"original": job.shared.original} | held, **rounds)
+    return job.time({"original": job.shared.original} | held)
+
+
+def _time_alone(job: Job, trial: Trial) -> Latency:
+    """Time one variant where no choice depends on it: few rounds, and once for equal files."""
+    return job.time_alone(trial.label, trial.written, trial.session, EMULATED_ROUNDS)
 
 
 def _choice(job: Job, trial: Trial, latency: Latency, reason: str, candidates: list[Candidate]) -> Choice:

@@ -5,12 +5,14 @@ and by the time that is left. Which one wins is left to `cpu`.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 from converters.candidates.choice import PLAIN
 from converters.candidates.integers import EQUALISED, corrected_draft, integer_draft, integer_plan
 from converters.candidates.mixed import mixed_trials
 from converters.candidates.trial import Draft, Trial
+from converters.candidates.twins import Findings, failed, finding, remember, twin_of
 from converters.candidates.weights import weight_drafts
 from converters.graphs import FloatGraph
 from converters.job import Job
@@ -26,6 +28,8 @@ HOPELESS = 0.8
 
 NEAR = 0.25
 """int8 that costs less than this share of --max-drop is near enough: nothing is done to bring it nearer."""
+
+BEST = "the way int8 came nearest for another profile"
 
 Made = TypeVar("Made")
 
@@ -57,6 +61,35 @@ class Search:
         """Try float, int8, integer weights, and mixed precision where int8 alone fails the gate."""
         for draft in self._float_drafts():
             self._keep(draft.open(self.job))
+        floats, untried = len(self.trials), len(self.untried)
+        twin = twin_of(self.job, whole=self.host)
+        if twin is not None and self._follow(twin):
+            return
+        self._try_all()
+        if not self.job.is_out_of_time():
+            found = [finding(one) for one in self.trials[floats:]]
+            remember(self.job, Findings(self.job.profile.id, self.host, found, self.untried[untried:]))
+
+    def _follow(self, twin: Findings) -> bool:
+        """Try what held the gate for a twin, as the search would have; False where none of it holds here."""
+        job = self.job
+        held = [one for one in twin.found if job.holds(one.gate)]
+        held.sort(key=lambda one: (rank(job, one.precision), -one.gate))
+        trials, left_out = list[Trial](), list[Candidate]()
+        for one in held:
+            first = next((trial.label for trial in trials if job.holds(trial.gate)), None)
+            if first and not self.host:
+                left_out.append(one.candidate(job, f"not tried: {first} comes first and holds the gate"))
+                continue
+            trial = one.draft(job).try_open(job, left_out)
+            trials += [self._keep(trial)] if trial else []
+        if held and not any(job.holds(trial.gate) for trial in trials):
+            del self.trials[len(self.trials) - len(trials) :]
+            return False
+        self.untried += [*left_out, *failed(job, twin), *twin.untried]
+        return True
+
+    def _try_all(self) -> None:
         integers = self._try_integers()
         for draft in self._worth_trying("w8", self._weight_drafts()):
             self._keep(draft.open(self.job))
@@ -117,29 +150,47 @@ class Search:
         """
         if not self._wanted("int8") and self.job.request.precision != "mixed":
             return []
-        graph, tried = self.job.float_graph("cpu"), list[Trial]()
+        graph, tried = self.job.integer_graph, list[Trial]()
+        self._try_best_of_others(tried)
         self._try_methods(graph, "", tried)
         if self._wants_better(tried):
-            equalised = self.job.equalised("cpu")
+            equalised = self.job.equalised()
             if equalised is not None:
                 self._try_methods(equalised, EQUALISED, tried)
         if self._wants_better(tried):
             tried += [self._keep(one.open(self.job)) for one in self._worth_trying("int8", self._corrected(tried))]
         return tried
 
+    def _try_best_of_others(self, tried: list[Trial]) -> None:
+        """Where one candidate that holds the gate is enough, begin with what was best for another profile."""
+        known = self.job.shared.hints.get(BEST)
+        if known is None or self.host:
+            return
+        suffix, method = known
+        graph = self.job.equalised() if suffix else self.job.integer_graph
+        if graph is not None:
+            drafts = islice(self._integer_drafts(graph, suffix, method, tried), 1)
+            self._try_drafts(drafts, tried)
+
     def _try_methods(self, graph: FloatGraph, suffix: str, tried: list[Trial]) -> None:
+        if not self.host and any(self.job.holds(one.gate) for one in tried):
+            return
         known = ("method", id(graph.model))
-        for draft in self._worth_trying("int8", self._integer_drafts(graph, suffix, self.job.shared.hints.get(known))):
+        self._try_drafts(self._integer_drafts(graph, suffix, self.job.shared.hints.get(known), tried), tried)
+        own = [one for one in tried if bool(one.recipe["equalise"]) == bool(suffix)]
+        if own:
+            best = max(own, key=lambda one: one.nearness)
+            self.job.shared.hints[known] = best.recipe["calibration_method"]
+            self.job.shared.hints[BEST] = _made_by(max(tried, key=lambda one: one.nearness))
+
+    def _try_drafts(self, drafts: Iterator[Draft], tried: list[Trial]) -> None:
+        for draft in self._worth_trying("int8", drafts):
             trial = draft.try_open(self.job, self.untried)
             if trial is None:
                 continue
             tried.append(self._keep(trial))
             if not self.host and self.job.holds(tried[-1].gate):
                 break
-        own = [one for one in tried if bool(one.recipe["equalise"]) == bool(suffix)]
-        if own:
-            best = max(own, key=lambda one: one.nearness)
-            self.job.shared.hints[known] = best.recipe["calibration_method"]
 
     def _wants_better(self, tried: list[Trial]) -> bool:
         """Say whether the best int8 so far is so far from the original that more is worth a try."""
@@ -149,13 +200,16 @@ class Search:
             return False
         return max(one.gate for one in tried) < 1.0 - NEAR * self.job.request.max_drop
 
-    def _integer_drafts(self, graph: FloatGraph, suffix: str, best: object) -> Iterator[Draft]:
-        """Yield an int8 candidate for each calibration method that gives ranges of its own.
+    def _integer_drafts(self, graph: FloatGraph, suffix: str, best: object, tried: list[Trial]) -> Iterator[Draft]:
+        """Yield an int8 candidate for each calibration method that gives ranges of its own and was not `tried`.
 
         `best`, the method that was best for another profile of this call, comes first.
         """
         job, variant, seen = self.job, self.job.profile.quantization.variant_class, list[Plan]()
+        done = [method for kind, method in map(_made_by, tried) if kind == suffix]
         for method in sorted(METHODS, key=lambda word: word != best):
+            if method in done:
+                continue
             try:
                 plan = integer_plan(job, graph, method, ())
             except CalibrationFailed as exc:
@@ -175,8 +229,8 @@ class Search:
 
     def _graph_of(self, trial: Trial) -> tuple[FloatGraph, str]:
         """Return the float graph that an int8 trial was made of, and what its label says of it."""
-        equalised = self.job.equalised("cpu") if trial.recipe["equalise"] else None
-        return (equalised, EQUALISED) if equalised is not None else (self.job.float_graph("cpu"), "")
+        equalised = self.job.equalised() if trial.recipe["equalise"] else None
+        return (equalised, EQUALISED) if equalised is not None else (self.job.integer_graph, "")
 
     def _weight_drafts(self) -> Iterator[Draft]:
         wanted = {word: self._wanted(word) for word in ("int8", "w8", "int4")}
@@ -210,6 +264,11 @@ class Search:
         why = f"not tried: int8 has {ratio:.2f}x the speed of float here, whatever its layers"
         self.untried.append(Candidate("mixed", f"{integer.variant}-mixed", None, None, why))
         return True
+
+
+def _made_by(trial: Trial) -> tuple[str, str]:
+    """Return what was done to the graph of an int8 candidate, and the calibration method."""
+    return EQUALISED if trial.recipe["equalise"] else "", str(trial.recipe["calibration_method"])
 
 
 def _equal(left: Plan, right: Plan) -> bool:

@@ -22,10 +22,10 @@ from converters.request import Candidate, LayerDecision
 from converters.search_cache import file_digest
 from converters.verify.parity import ParityMeter
 
-SAMPLES = 3
+SAMPLES = 2
 """How many samples rank the tensors: the order settles with few, the gate is judged on all."""
 
-RUNS = 90
+RUNS = 64
 FIRST_SIZE = 2
 LEAST_SHARE = 0.02
 """A group of tensors is not split when it costs less than this share of what --max-drop allows."""
@@ -76,7 +76,7 @@ def _rank(job: Job, graph: FloatGraph, plan: Plan, method: str, most_weights: fl
 
 def _measure(job: Job, board: Switchboard, most_weights: float | None) -> dict[str, Any]:
     """Return what the weights cost, and the tensors with their errors, as a document for the cache."""
-    pairs = [(feeds, job.shared.original.run(feeds)) for feeds in job.feeds(SAMPLES)]
+    pairs = list(job.pairs(SAMPLES))
     calls = 0
 
     def error(on: frozenset[str]) -> float:
@@ -105,9 +105,7 @@ def layers_around(graph: ir.Graph, tensors: Collection[str]) -> frozenset[str]:
     return frozenset(keys)
 
 
-def mixed_trials(
-    job: Job, graph: FloatGraph, method: str, suffix: str, left_out: list[Candidate]
-) -> Iterator[Trial]:
+def mixed_trials(job: Job, graph: FloatGraph, method: str, suffix: str, left_out: list[Candidate]) -> Iterator[Trial]:
     """Yield candidates with more and more layers in float; see `search`. `suffix` names what was done to `graph`."""
     ranked = ranking(job, graph, method)
     further = job.where(job.shared.cpu) == "host"

@@ -10,6 +10,7 @@ from converters.candidates.accelerator import AcceleratorFailed, accelerator, no
 from converters.candidates.choice import Choice
 from converters.candidates.shortfall import below_the_gate
 from converters.candidates.trial import Draft, Trial
+from converters.candidates.twins import Finding, Findings, failed, remember, twin_of
 from converters.candidates.wide import wide_ranking, wide_trials
 from converters.job import Job
 from converters.quantize.calibrate import CalibrationFailed
@@ -52,13 +53,39 @@ def choose(job: Job) -> Choice:
     """
     provider, device = accelerator(job)
     require_static(job)
-    attempts: list[_Attempt] = []
+    attempts = _follow(job, provider, device)
+    if attempts and attempts[-1].report:
+        return _choice(job, provider, attempts[-1], attempts)
     for precision in wanted(job, provider):
         for attempt in _attempts(job, provider, device, precision, attempts):
             attempts.append(attempt)
             if attempt.report:
+                _remember(job, attempts)
                 return _choice(job, provider, attempt, attempts)
     raise _failure(job, provider, attempts)
+
+
+def _follow(job: Job, provider: ProviderChoice, device: ProviderDevice) -> list[_Attempt]:
+    """Return what another chip's search found, its winner tried here; an empty list where that does not hold here."""
+    twin = twin_of(job, whole=True)
+    if twin is None:
+        return []
+    winner = next(one for one in twin.found if job.holds(one.gate))
+    attempt = _attempt(job, provider, device, winner.draft(job))
+    known = [_Attempt(one) for one in (*failed(job, twin), *twin.untried)]
+    return [*known, attempt] if attempt.report else []
+
+
+def _remember(job: Job, attempts: list[_Attempt]) -> None:
+    """Keep for chips alike what came of each candidate, unless one was refused: that must be told with its nodes."""
+    if any(one.draft is None or one.candidate.gate is None for one in attempts):
+        return
+    found = [
+        Finding("", one.draft.label, one.draft.precision, one.candidate.gate, one.draft.recipe, one.draft.layers)
+        for one in attempts
+        if one.draft is not None and one.candidate.gate is not None
+    ]
+    remember(job, Findings(job.profile.id, True, found, ()))
 
 
 def replay(job: Job, draft: Draft) -> Choice:
@@ -157,7 +184,8 @@ def _mixed(job: Job, provider: ProviderChoice, device: ProviderDevice, before: l
             on_npu += 1
             yield _attempt(job, provider, device, trial.draft, trial)
         elif not job.holds(trial.gate):
-            yield _Attempt(_candidate(trial.draft, trial.gate, "below the gate"), trial.draft)
+            short = job.seen(trial.parity)
+            yield _Attempt(_candidate(trial.draft, trial.gate, f"below the gate{short}"), trial.draft)
         if job.is_out_of_time():
             break
     yield from (_Attempt(one) for one in left_out)
@@ -210,7 +238,7 @@ def _judge(
     An emulator gets a few, for which only the outputs are compared: a score of so few says nothing.
     """
     if not job.holds(on_cpu.gate):
-        return _Attempt(_candidate(draft, on_cpu.gate, "below the gate"), draft)
+        return _Attempt(_candidate(draft, on_cpu.gate, f"below the gate{job.seen(on_cpu.parity)}"), draft)
     own, samples, latency = job.run_on(device, session, draft.label)
     where = job.where(device)
     score = None if device.emulated else job.evaluate(session.run)

@@ -23,9 +23,9 @@ def rebuild(job: Job, built: Built) -> Draft:
         return weight_only_draft(job, built.precision, built.bits, built.block_size, symmetric=built.symmetric)
     if built.dynamic:
         return dynamic_draft(job)
-    graph = job.float_graph(built.processor, speed=built.label != PLAIN)
     if built.calibration_method:
-        return _integer(job, (job.equalised(built.processor) or graph) if built.equalise else graph, built)
+        return _integer(job, (job.equalised() if built.equalise else None) or job.integer_graph, built)
+    graph = job.float_graph(built.processor, speed=built.label != PLAIN)
     label, passes = built.label, graph.changes()
     if built.processor == "cpu":
         return Draft(label, "fp32", "fp32", job.write(graph.model, label), {"passes": passes})

@@ -45,8 +45,8 @@ def below_the_gate(
 def _not_finite(job: Job) -> list[str]:
     """Return the outputs that hold NaN or infinity in the original model, for the first samples."""
     found: dict[str, None] = {}
-    for feeds in job.feeds(SAMPLES):
-        for name, array in job.shared.original.run(feeds).items():
+    for _, outputs in job.pairs(SAMPLES):
+        for name, array in outputs.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 found[f"'{name}'"] = None
     return list(found)

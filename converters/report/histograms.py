@@ -26,8 +26,7 @@ def worst_histograms(job: Job, choice: Choice) -> tuple[TensorHistogram, ...]:
     recipe = choice.recipe
     if not recipe.get("calibration_method"):
         return ()
-    processor = job.graph_processor
-    graph = (job.equalised(processor) if recipe.get("equalise") else None) or job.float_graph(processor)
+    graph = (job.equalised() if recipe.get("equalise") else None) or job.integer_graph
     ranges, statistics = job.ranges(graph, str(recipe["calibration_method"])), job.statistics_of(graph)
     bits = 16 if _precision(choice) == "w8a16" else 8
     kept, wide = _keys(recipe, "keep_float"), _keys(recipe, "wide")

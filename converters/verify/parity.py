@@ -95,6 +95,15 @@ class ParityMeter:
             sums = self._sums.setdefault(name, _Sums(is_label=is_label(expected)))
             (_add_labels if sums.is_label else _add_sample)(sums, expected, seen)
 
+    def highest_cosine(self, total: int) -> float:
+        """Return the cosine of the worst output over `total` samples if all that are still to come were equal."""
+        best = [
+            (sums.cosine + total - sums.samples) / total
+            for sums in self._sums.values()
+            if not sums.is_label and sums.samples <= total
+        ]
+        return min(best, default=1.0)
+
     def result(self) -> dict[str, OutputParity]:
         """Return the parity of each output so far."""
         return {name: _finish(sums) for name, sums in self._sums.items()}

@@ -26,9 +26,8 @@ def _float_product_between_integers(opset: int) -> onnx.ModelProto:
     m = MatMul (t, w) a = Add (m, b) p = QuantizeLinear (a, step, zero) y = DequantizeLinear (p, step, zero)
     """
     constants = "<float step = {0.05}, int8 zero = {3}, float[2] b = {1.0, 2.0}, float[2,2] w = {1.0, 2.0, 3.0, 4.0}>"
-    return onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[1,2,2] x) => (float[1,2,2] y) {constants} {{ {body} }}'
-    )
+    head = f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[1,2,2] x) => (float[1,2,2] y)'
+    return onnx.parser.parse_model(f"{head} {constants} {{ {body} }}")
 
 
 def _saved(folder: Path, model: onnx.ModelProto, name: str) -> Written:

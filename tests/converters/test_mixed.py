@@ -59,7 +59,7 @@ def test_mixed_on_request_only_where_int8_is_asked_for_by_name(tmp_path):
     assert isinstance(failure, ProfileFailure)
     assert "qdq-s8s8" in failure.message
     assert {one.precision for one in failure.candidates} == {"int8"}
-    assert all(one.outcome == "below the gate" for one in failure.candidates)
+    assert all(one.outcome.startswith("below the gate") for one in failure.candidates)
 
 
 def test_mixed_can_be_forced(tmp_path):
