@@ -134,7 +134,7 @@ def _measure(case: Case, engines: Sequence[Engine], quick: bool, rounds: int) ->
         work = Path(folder)
         try:
             source = fetch(case.id)
-            model = _as_onnx(case, source, work)
+            model = as_onnx(case, source, work)
             data = DATA[case.id](model, quick)
         except EdgertError as error:
             return Result(case.id, skipped=error.message)
@@ -207,7 +207,7 @@ def _convert(trial: Trial) -> dict[str, object]:
     return {"bundle": str(bundle.path), "told": f"{bundle.chosen}: {bundle.reason}", "bytes": bundle.bytes}
 
 
-def _as_onnx(case: Case, source: Path, work: Path) -> Path:
+def as_onnx(case: Case, source: Path, work: Path) -> Path:
     """Return the model as ONNX in float, which is what the peers get: the file itself, or what the source exports."""
     if source.suffix == ".onnx":
         return source
@@ -217,7 +217,7 @@ def _as_onnx(case: Case, source: Path, work: Path) -> Path:
 
 def _task(case: Case, source: Path, model: Path, data: Data, work: Path) -> Task:
     for name, samples in (("calibration", data.calibration), ("scoring", data.scoring)):
-        _write_samples(work / name, samples)
+        write_samples(work / name, samples)
     return Task(
         model=model,
         calibration=work / "calibration",
@@ -231,7 +231,8 @@ def _task(case: Case, source: Path, model: Path, data: Data, work: Path) -> Task
     )
 
 
-def _write_samples(folder: Path, samples: Sequence[Feeds]) -> None:
+def write_samples(folder: Path, samples: Sequence[Feeds]) -> None:
+    """Write each sample into a file of its own in a new folder."""
     folder.mkdir()
     for number, feeds in enumerate(samples):
         np.savez(folder / f"{number:04}.npz", **feeds)

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the seconds of both and their ratio; returns the exit code of the conversions."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench_profiles", description=__doc__)
     parser.add_argument("--model", choices=sorted(MODELS), default="ppocr-cls")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each of the two ({ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="one round, few samples")
     asked = parser.parse_args(arguments)
     host, every = detect_profile(host_facts()), list_profiles()
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shapes = {name: array.shape for name, array in data.calibration[0].items()} if asked.model in STATIC else {}
         others = [name for name in every if name != host]
         times: dict[str, list[Cost]] = {"one": [], "all": []}
-        for number in range(1 if asked.quick else ROUNDS):
+        for number in range(1 if asked.quick else asked.rounds):
             for name in ("one", "all") if number % 2 == 0 else ("all", "one"):
                 profiles = [host] if name == "one" else [host, *others]
                 times[name].append(_cost(path, samples, shapes, profiles))

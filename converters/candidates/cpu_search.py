@@ -73,7 +73,8 @@ class Search:
     def _follow(self, twin: Findings) -> bool:
         """Try what held the gate for a twin, as the search would have; False where none of it holds here."""
         job = self.job
-        held = [one for one in twin.found if job.holds(one.gate)]
+        asked_for = [one for one in twin.found if job.request.precision in ("auto", one.precision)]
+        held = [one for one in asked_for if job.holds(one.gate)]
         held.sort(key=lambda one: (rank(job, one.precision), -one.gate))
         trials, left_out = list[Trial](), list[Candidate]()
         for one in held:

@@ -50,6 +50,14 @@ def test_twin_is_told_what_failed_and_runs_what_held(tmp_path, monkeypatch):
     assert not any("looking for the layers" in stage for stage in stages if stage.startswith(PHONE))
 
 
+def test_twin_of_a_forced_precision_gets_that_precision(tmp_path, monkeypatch):
+    """--precision mixed, and int8 would hold the gate as well: both profiles get the mix."""
+    monkeypatch.setenv("EDGERT_CACHE", str(tmp_path / "cache"))
+    reports = _converted(tmp_path, [PI, PHONE], [], precision="mixed", max_drop=0.9)
+    assert [one.variants[0].precision for one in reports] == ["mixed", "mixed"]
+    assert len({one.candidates[0].variant for one in reports}) == 1
+
+
 def test_twins_of_another_machine_choose_what_the_first_would_alone(tmp_path, monkeypatch):
     """Converted alone, the phone's variant is the same file to the byte as behind the board."""
     monkeypatch.setenv("EDGERT_CACHE", str(tmp_path / "cache"))
