@@ -1,4 +1,4 @@
-"""Every model of `bench_convert`, converted for a phone's NPU, an integrated GPU, a board and a PC: what holds the gate.
+"""Every model of `bench_convert`, converted for a phone's NPU, an integrated GPU, a board, a PC: what holds the gate.
 
     python -m tests.bench_gates                   all models
     python -m tests.bench_gates iris face-mesh    these alone
