@@ -4,7 +4,7 @@ Deciding which candidate wins is left to `converters.candidates`; the order of t
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from converters.quantize.equalise import equalise
 from converters.quantize.graph_digest import graph_digest
 from converters.quantize.observers import TensorRange
 from converters.quantize.plan import Plan
+from converters.quantize.weight_rounding import round_weights
 from converters.request import Request
 from converters.samples import Samples
 from converters.search_cache import SearchCache, file_digest
@@ -44,6 +45,9 @@ from edgert.runtime.session import RunFailed, Session
 from edgert.runtime.timing import TURN_S, Latency, interleave, summarise
 
 TIMING_ROUNDS = 12
+ROUNDING_SAMPLES = 16
+"""How many samples weights are rounded for: the moments of a layer settle with few."""
+
 ANSWERS_SHARE = 0.125
 """The share of --memory-budget that what the original gives for the samples may take."""
 
@@ -241,6 +245,14 @@ class Job:
         found = self.shared.graphs[key]
         return found if found.changes()["equalise"] else None
 
+    def rounded(self, graph: FloatGraph, plan: Plan) -> FloatGraph:
+        """Return a copy of a float graph whose weights are rounded to `plan` for the inputs that samples give them."""
+        shared, feeds = self.shared, _Repeated(lambda: self.feeds(ROUNDING_SAMPLES))
+        result = round_weights(
+            graph.model, plan, feeds, workdir=shared.scratch, device=shared.cpu, threads=self.request.threads
+        )
+        return replace(graph, model=result.model, steps=(*graph.steps, Step("round_weights", len(result.layers), ())))
+
     def corrected(self, graph: FloatGraph, plan: Plan) -> FloatGraph:
         """Return a copy of a float graph whose biases make up for the rounding that `plan` does."""
         shared = self.shared
@@ -385,6 +397,16 @@ class Job:
         feeds = next(self.feeds(1))
         calls = {name: (lambda session=session: session.run(feeds)) for name, session in sessions.items()}
         return interleave(calls, rounds=rounds, budget_s=self.request.budget_s, warmup=warmup, turn_s=turn_s)
+
+
+class _Repeated:
+    """An iterable that starts anew each time."""
+
+    def __init__(self, begin: Callable[[], Iterator[Mapping[str, np.ndarray]]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        return self._begin()
 
 
 class _Timed:

@@ -40,6 +40,7 @@ class Built:
     processor: str
     calibration_method: str = ""
     equalise: bool = False
+    round_weights: bool = False
     correct_bias: bool = False
     keep_float: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
@@ -268,7 +269,7 @@ def _optional(table: Table, key: str) -> str | None:
     return table.text(key) if table.has(key) else None
 
 
-FLAGS = ("equalise", "correct_bias", "symmetric", "dynamic")
+FLAGS = ("equalise", "round_weights", "correct_bias", "symmetric", "dynamic")
 """The settings of a candidate that are true or left away."""
 
 

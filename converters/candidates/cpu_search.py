@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from converters.candidates.choice import PLAIN
-from converters.candidates.integers import EQUALISED, corrected_draft, integer_draft, integer_plan
+from converters.candidates.integers import EQUALISED, better_draft, integer_draft, integer_plan
 from converters.candidates.mixed import mixed_trials
 from converters.candidates.trial import Draft, Trial
 from converters.candidates.twins import Findings, failed, finding, remember, twin_of
@@ -146,8 +146,8 @@ class Search:
     def _try_integers(self) -> list[Trial]:
         """Try int8 with the ranges of each calibration method; where these are not near the original, with more.
 
-        That is the same graph with equalised channels, then the best so far with corrected biases. Where no time is
-        real one that holds the gate is enough.
+        That is the same graph with equalised channels, then the best so far with weights rounded for their inputs, and
+        with corrected biases. Where no time is real one that holds the gate is enough.
         """
         if not self._wanted("int8") and self.job.request.precision != "mixed":
             return []
@@ -158,8 +158,9 @@ class Search:
             equalised = self.job.equalised()
             if equalised is not None:
                 self._try_methods(equalised, EQUALISED, tried)
-        if self._wants_better(tried):
-            tried += [self._keep(one.open(self.job)) for one in self._worth_trying("int8", self._corrected(tried))]
+        for made in (self._rounded, self._corrected):
+            if self._wants_better(tried):
+                self._try_drafts(made(tried), tried)
         return tried
 
     def _try_best_of_others(self, tried: list[Trial]) -> None:
@@ -223,10 +224,17 @@ class Search:
 
     def _corrected(self, tried: list[Trial]) -> Iterator[Draft]:
         """Yield the best of `tried` once more, with biases that make up for its rounding."""
-        job, best = self.job, max(tried, key=lambda one: one.nearness)
+        best = max(tried, key=lambda one: one.nearness)
+        graph, suffix = self._graph_of(best)
+        method, rounded = str(best.recipe["calibration_method"]), bool(best.recipe["round_weights"])
+        yield better_draft(self.job, graph, method, suffix, round_weights=rounded, correct_bias=True)
+
+    def _rounded(self, tried: list[Trial]) -> Iterator[Draft]:
+        """Yield the best of `tried` once more, with weights rounded for the inputs they meet."""
+        best = max(tried, key=lambda one: one.nearness)
         graph, suffix = self._graph_of(best)
         method = str(best.recipe["calibration_method"])
-        yield corrected_draft(job, graph, method, suffix)
+        yield better_draft(self.job, graph, method, suffix, round_weights=True, correct_bias=False)
 
     def _graph_of(self, trial: Trial) -> tuple[FloatGraph, str]:
         """Return the float graph that an int8 trial was made of, and what its label says of it."""

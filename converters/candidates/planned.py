@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from converters.candidates import npu, quantized
 from converters.candidates.choice import PLAIN
 from converters.candidates.cpu_search import METHODS, NEAR, rank
-from converters.candidates.integers import CORRECTED, EQUALISED
+from converters.candidates.integers import CORRECTED, EQUALISED, ROUNDED
 from converters.candidates.weights import BITS, LEAST_SHARE, VARIANTS, weight_share
 from converters.job import Job
 from converters.quantize.plan import variant_class
@@ -101,6 +101,7 @@ def _integers(job: Job, host: bool) -> Iterator[Planned]:
         yield Planned(f"{variant}-{method}", "int8", later if number else _first_of(job, "int8", host))
     far = f"where int8 costs more than {NEAR * job.request.max_drop:.2g}" + ("" if host else " and misses the gate")
     yield Planned(f"{variant}-{ANY}{EQUALISED}", "int8", far)
+    yield Planned(f"{variant}-{ANY}{ROUNDED}", "int8", far)
     yield Planned(f"{variant}-{ANY}{CORRECTED}", "int8", far)
 
 

@@ -1,6 +1,7 @@
 """Build the one candidate that a recipe names, without a search. How it is judged is left to the processor's file."""
 
 from converters.candidates.choice import PLAIN
+from converters.candidates.integers import refined
 from converters.candidates.trial import Draft
 from converters.candidates.weights import dynamic_draft, weight_only_draft
 from converters.graphs import FloatGraph
@@ -43,14 +44,17 @@ def _integer(job: Job, graph: FloatGraph, built: Built) -> Draft:
         )
     method, quantization = built.calibration_method, job.profile.quantization
     bits = 16 if built.precision == "w8a16" else 8
-    ranges, kept, wide = job.ranges(graph, method), frozenset(built.keep_float), frozenset(built.wide)
+    kept, wide = frozenset(built.keep_float), frozenset(built.wide)
     job.progress(f"quantizing {built.label}")
-    plan = plan_quantization(graph.model, ranges, quantization, bits, keep_float=kept, wide=wide)
-    if built.correct_bias:
-        graph = job.corrected(graph, plan)
-        plan = plan_quantization(graph.model, ranges, quantization, bits, keep_float=kept, wide=wide)
+    if bits == 8 and not wide:
+        graph, plan = refined(
+            job, graph, method, kept, round_weights=built.round_weights, correct_bias=built.correct_bias
+        )
+    else:
+        plan = plan_quantization(graph.model, job.ranges(graph, method), quantization, bits, keep_float=kept, wide=wide)
     recipe: dict[str, object] = {"passes": graph.changes(), "calibration_method": method}
-    recipe |= {"equalise": built.equalise, "correct_bias": built.correct_bias}
+    recipe |= {"equalise": built.equalise, "round_weights": built.round_weights}
+    recipe |= {"correct_bias": built.correct_bias}
     for key in ("keep_float", "wide"):
         if getattr(built, key):
             recipe[key] = list(getattr(built, key))
