@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TypeVar
 
 from converters.candidates.choice import PLAIN
-from converters.candidates.integers import EQUALISED, better_draft, integer_draft, integer_plan
-from converters.candidates.mixed import mixed_trials
+from converters.candidates.integers import EQUALISED, ROUNDED, better_draft, integer_draft, integer_plan
+from converters.candidates.mixed import mixed_trials, weights_error
 from converters.candidates.trial import Draft, Trial
 from converters.candidates.twins import Findings, failed, finding, remember, twin_of
 from converters.candidates.weights import weight_drafts
@@ -25,6 +25,9 @@ METHODS = ("minmax", "percentile", "kl", "mse")
 QUICK_ROUNDS = 3
 HOPELESS = 0.8
 """An int8 model that has less than this share of the speed of float will not be saved by layers in float."""
+
+LEAST_WEIGHTS = 0.3
+"""Weights are rounded for their inputs where rounding them is at least this share of what int8 costs."""
 
 NEAR = 0.25
 """int8 that costs less than this share of --max-drop is near enough: nothing is done to bring it nearer."""
@@ -234,7 +237,12 @@ class Search:
         best = max(tried, key=lambda one: one.nearness)
         graph, suffix = self._graph_of(best)
         method = str(best.recipe["calibration_method"])
-        yield better_draft(self.job, graph, method, suffix, round_weights=True, correct_bias=False)
+        weights, whole = weights_error(self.job, graph, method), 1.0 - best.nearness[1]
+        if weights >= LEAST_WEIGHTS * whole:
+            yield better_draft(self.job, graph, method, suffix, round_weights=True, correct_bias=False)
+            return
+        why = f"not tried: of the {whole:.2g} that {best.label} is off, the weights are {weights:.2g}"
+        self.untried.append(Candidate("int8", f"{best.label}{ROUNDED}", None, None, why))
 
     def _graph_of(self, trial: Trial) -> tuple[FloatGraph, str]:
         """Return the float graph that an int8 trial was made of, and what its label says of it."""

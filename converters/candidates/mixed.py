@@ -62,6 +62,11 @@ def ranking(job: Job, graph: FloatGraph, method: str, *, most_weights: float | N
     return found
 
 
+def weights_error(job: Job, graph: FloatGraph, method: str) -> float:
+    """Return what rounding the weights alone costs, as a fall of the cosine on the few samples that rank tensors."""
+    return ranking(job, graph, method, most_weights=-1.0).weights
+
+
 def _rank(job: Job, graph: FloatGraph, plan: Plan, method: str, most_weights: float | None) -> Ranking:
     shared = job.shared
     with open_switchboard(graph.model, plan, shared.scratch, shared.cpu, job.request.threads) as board:

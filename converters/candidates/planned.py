@@ -101,7 +101,7 @@ def _integers(job: Job, host: bool) -> Iterator[Planned]:
         yield Planned(f"{variant}-{method}", "int8", later if number else _first_of(job, "int8", host))
     far = f"where int8 costs more than {NEAR * job.request.max_drop:.2g}" + ("" if host else " and misses the gate")
     yield Planned(f"{variant}-{ANY}{EQUALISED}", "int8", far)
-    yield Planned(f"{variant}-{ANY}{ROUNDED}", "int8", far)
+    yield Planned(f"{variant}-{ANY}{ROUNDED}", "int8", f"{far}, most of it by its weights")
     yield Planned(f"{variant}-{ANY}{CORRECTED}", "int8", far)
 
 

@@ -80,6 +80,18 @@ def test_time_budget_begins_no_further_candidate(tmp_path):
     assert all("--time-budget" in one.outcome for one in untried)
 
 
+def test_weights_are_rounded_for_their_inputs_only_where_they_are_to_blame(tmp_path, monkeypatch):
+    """Here they are, and the candidate is run; where they would have to cost more than all does, the row says so."""
+    monkeypatch.setenv("EDGERT_CACHE", str(tmp_path / "cache"))
+    (row,) = [one for one in _converted(tmp_path).candidates if one.variant.endswith("-gptq")]
+    assert row.gate is not None
+    monkeypatch.setattr("converters.candidates.cpu_search.LEAST_WEIGHTS", 1e6)
+    (tmp_path / "again").mkdir()
+    (row,) = [one for one in _converted(tmp_path / "again").candidates if one.variant.endswith("-gptq")]
+    assert row.gate is None
+    assert row.outcome.startswith("not tried: of the ")
+
+
 @pytest.mark.parametrize(
     ("tensors", "expected"), [({"a0"}, {"a0", "h0", "s0"}), ({"s0"}, {"s0", "a1"}), (set(), set())]
 )
