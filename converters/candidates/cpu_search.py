@@ -26,7 +26,7 @@ QUICK_ROUNDS = 3
 HOPELESS = 0.8
 """An int8 model that has less than this share of the speed of float will not be saved by layers in float."""
 
-LEAST_WEIGHTS = 0.3
+LEAST_WEIGHTS = 0.5
 """Weights are rounded for their inputs where rounding them is at least this share of what int8 costs."""
 
 NEAR = 0.25

@@ -166,12 +166,15 @@ def test_convert_interrupted_in_the_middle_exits_130_and_leaves_nothing(tmp_path
     """Ctrl-C or a stop while measuring: exit 130, and the output folder is as it was."""
     output = tmp_path / "out"
     command = [sys.executable, "-m", "edgert", "convert", str(model_path("ppocr-cls")), "-p", PROFILE]
+    # A job in the background ignores Ctrl-C, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         [*command, "-o", str(output), "--calibration", "random", "--shape", "x=1,3,48,192"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).resolve().parents[2],
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not list(output.glob(".edgert-*/*.onnx")) + list(output.glob(".edgert-*/0*")):
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
