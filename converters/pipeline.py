@@ -83,10 +83,11 @@ def convert(
     `source` names it, or `module:function`. `calibration` is a folder of images, sounds, texts or arrays, one such
     file, `module:function`, or "random"; a text model has sentences of its own where it is None. At most `samples`
     samples of it are used, `emulator_samples` on an emulated accelerator. `memory_budget` bounds, in bytes, what
-    calibration holds at once beside the weights. `shapes` fixes input shapes. `parity_db` is
-    the least SQNR of the imported graph against the framework it came from (40 dB; 20 dB where it came quantized).
-    Variants are scored by `metric`: against the right answers in the file `labels`, whose files are then not calibrated
-    with, by what `evaluate`, a `module:function`, returns, or by how near their outputs are to the original's.
+    calibration holds at once beside the weights; an eighth as much keeps what the original gives. `shapes` fixes input
+    shapes. `parity_db` is the least SQNR of the imported graph against the framework it came from (40 dB; 20 dB where
+    it came quantized). Variants are scored by `metric`: against the right answers in the file `labels`, whose files are
+    then not calibrated with, by what `evaluate`, a `module:function`, returns, or by how near their outputs are to the
+    original's.
     After `time_budget_s` seconds no further candidate is begun.
     `recipe`, a `recipe.toml` or a bundle that holds one, builds the candidate that came out there and searches nothing:
     the same model, data and tools give the same bytes. It says everything but the files and callables, which are given

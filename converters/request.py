@@ -30,7 +30,8 @@ class Request:
     `shapes`: input name -> static shape. `calibration`: a folder, file, `module:function` or `random`.
     `max_drop`: largest allowed fall of `metric` from the original's. `emulator_samples`: how many samples run on an
     emulated accelerator, which takes seconds each. `budget_s`: seconds spent on timing one profile's variants.
-    `memory_budget`: bytes that calibration may hold at once beside the weights.
+    `memory_budget`: bytes that calibration may hold at once beside the weights; an eighth as much keeps what the
+    original gives for the samples.
     `metric`: a word of `converters.verify.metrics`, "" for the one that suits. `labels`: a file of right answers;
     `evaluate`: a `module:function` that scores a model.
 
