@@ -31,10 +31,10 @@ import json, resource, sys
 from pathlib import Path
 from converters.sources import select
 from converters.sources.imported import Options
+from edgert.host import peak_rss_bytes
 imported = select.open_source(Path(sys.argv[1]), None, Options(workdir=Path(sys.argv[2])))
-own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"path": str(imported.path), "own": own * 1024, "child": child * 1024}))
+print(json.dumps({"path": str(imported.path), "own": peak_rss_bytes(), "child": child * 1024}))
 """
 
 
