@@ -33,12 +33,16 @@ class NothingHolds(GateFailed):
 
 @dataclass(frozen=True)
 class Judged:
-    """One executed candidate: its gate value (1.0 is the original) and, where the time is real, its speed-up."""
+    """One executed candidate: its gate value (1.0 is the original) and, where the time is real, its speed-up.
+
+    `nearness` orders candidates by how near they are to the original, where the gate value alone is too coarse.
+    """
 
     variant: str
     precision: str
     gate: float
     speedup: float | None
+    nearness: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ class Choice:
 def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judged | None, str]:
     """Return the winner among `judged`, which are in the profile's order of preference, and the reason.
 
-    Only candidates within `max_drop` of the original count. Where times were measured the fastest wins, and an integer
-    candidate only if it is faster than every float one; where not, the profile's first. What became of the others is
-    left to `outcome`.
+    Only candidates within `max_drop` of the original count. Where times were measured the fastest wins, of several as
+    fast the nearest to the original, and an integer candidate only if it is faster than every float one; where not, the
+    profile's first. What became of the others is left to `outcome`.
     """
     held = [one for one in judged if one.gate >= 1.0 - max_drop]
     if not held:
@@ -72,7 +76,9 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
         return held[
             0
         ], f"{held[0].variant} is the first in the profile's order that holds the gate; its time is not measured here"
-    winner = max(timed, key=lambda one: one.speedup or 0.0)
+    fastest = max(one.speedup or 0.0 for one in timed)
+    as_fast = [one for one in timed if (one.speedup or 0) * (1 + NOISE) > fastest]
+    winner = max(as_fast, key=lambda one: (one.nearness, one.speedup or 0.0))
     floats = [one for one in timed if one.precision in FLOATS]
     best_float = max(floats, key=lambda one: one.speedup or 0.0, default=None)
     if best_float and winner is not best_float and (winner.speedup or 0) < (best_float.speedup or 0) * (1 + NOISE):
@@ -80,7 +86,8 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     plain = next((one for one in floats if one.variant == PLAIN), None)
     if plain and winner in floats and (winner.speedup or 0) < (plain.speedup or 0) * (1 + NOISE):
         winner = plain
-    return winner, f"{winner.variant} is the fastest that holds the gate, {winner.speedup:.2f}x the original"
+    place = "the fastest that holds the gate" if winner.speedup == fastest else "the nearest of the fastest"
+    return winner, f"{winner.variant} is {place}, {winner.speedup:.2f}x the original"
 
 
 def outcome(judged: Judged, winner: Judged | None, max_drop: float) -> str:

@@ -55,10 +55,8 @@ def _select(job: Job, host: bool, search: Search) -> Choice:
     asked_for = [one for one in search.trials if job.request.precision in ("auto", one.precision)]
     trials, alike = _without_alike(job, asked_for)
     times = _time(job, trials) if host else {}
-    judged = [
-        Judged(one.label, one.precision, one.gate, times[one.label].speedup if one.label in times else None)
-        for one in trials
-    ]
+    speedups = {label: latency.speedup for label, latency in times.items()}
+    judged = [Judged(one.label, one.precision, one.gate, speedups.get(one.label), one.nearness) for one in trials]
     judged.sort(key=lambda one: rank(job, one.precision))
     winner, reason = select(judged, job.request.max_drop, job.request.metric)
     limit, by_label = job.request.max_drop, {one.label: one for one in trials}

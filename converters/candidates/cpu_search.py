@@ -11,7 +11,7 @@ from typing import TypeVar
 from converters.candidates.choice import PLAIN
 from converters.candidates.integers import EQUALISED, ROUNDED, better_draft, integer_draft, integer_plan
 from converters.candidates.mixed import mixed_trials, weights_error
-from converters.candidates.trial import Draft, Trial
+from converters.candidates.trial import Draft, Trial, near_enough
 from converters.candidates.twins import Findings, failed, finding, remember, twin_of
 from converters.candidates.weights import weight_drafts
 from converters.graphs import FloatGraph
@@ -28,9 +28,6 @@ HOPELESS = 0.8
 
 LEAST_WEIGHTS = 0.5
 """Weights are rounded for their inputs where rounding them is at least this share of what int8 costs."""
-
-NEAR = 0.25
-"""int8 that costs less than this share of --max-drop is near enough: nothing is done to bring it nearer."""
 
 BEST = "the way int8 came nearest for another profile"
 
@@ -203,7 +200,8 @@ class Search:
             return False
         if not self.host and any(self.job.holds(one.gate) for one in tried):
             return False
-        return max(one.gate for one in tried) < 1.0 - NEAR * self.job.request.max_drop
+        best = max(tried, key=lambda one: one.nearness)
+        return min(best.nearness) < near_enough(self.job)
 
     def _integer_drafts(self, graph: FloatGraph, suffix: str, best: object, tried: list[Trial]) -> Iterator[Draft]:
         """Yield an int8 candidate for each calibration method that gives ranges of its own and was not `tried`.

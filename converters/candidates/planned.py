@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from converters.candidates import npu, quantized
 from converters.candidates.choice import PLAIN
-from converters.candidates.cpu_search import METHODS, NEAR, rank
+from converters.candidates.cpu_search import METHODS, rank
 from converters.candidates.integers import CORRECTED, EQUALISED, ROUNDED
+from converters.candidates.trial import near_enough
 from converters.candidates.weights import BITS, LEAST_SHARE, VARIANTS, weight_share
 from converters.job import Job
 from converters.quantize.plan import variant_class
@@ -99,7 +100,7 @@ def _integers(job: Job, host: bool) -> Iterator[Planned]:
     later = "where its ranges are new" if host else "where none before it holds the gate, and its ranges are new"
     for number, method in enumerate(METHODS):
         yield Planned(f"{variant}-{method}", "int8", later if number else _first_of(job, "int8", host))
-    far = f"where int8 costs more than {NEAR * job.request.max_drop:.2g}" + ("" if host else " and misses the gate")
+    far = f"where int8 costs more than {1 - near_enough(job):.2g}" + ("" if host else " and misses the gate")
     yield Planned(f"{variant}-{ANY}{EQUALISED}", "int8", far)
     yield Planned(f"{variant}-{ANY}{ROUNDED}", "int8", f"{far}, most of it by its weights")
     yield Planned(f"{variant}-{ANY}{CORRECTED}", "int8", far)

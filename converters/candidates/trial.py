@@ -8,13 +8,17 @@ from converters.request import Candidate, LayerDecision
 from converters.verify.parity import OutputParity
 from edgert.runtime.session import NotAModel, Session
 
+NEAR = 0.25
+"""What costs less than this share of --max-drop is near enough: scores so near are alike, over few samples the rest is
+chance."""
+
 
 @dataclass(frozen=True)
 class Trial:
     """A candidate with its open session and its value at the gate, where 1.0 is the original.
 
     `label` tells candidates of one precision apart, `variant` is the class that names the file. `recipe` is what builds
-    it again, `layers` what was decided layer by layer.
+    it again, `layers` what was decided layer by layer. Gate values from `enough` on are alike.
     """
 
     label: str
@@ -26,6 +30,7 @@ class Trial:
     gate: float
     recipe: Mapping[str, object]
     layers: Sequence[LayerDecision] = ()
+    enough: float = 1.0
 
     @property
     def draft(self) -> "Draft":
@@ -35,7 +40,7 @@ class Trial:
     @property
     def nearness(self) -> tuple[float, float]:
         """How near it is to the original: by the gate, then by the outputs, where several score alike."""
-        return self.gate, min((one.cosine for one in self.parity.values()), default=1.0)
+        return min(self.gate, self.enough), min((one.cosine for one in self.parity.values()), default=1.0)
 
 
 @dataclass(frozen=True)
@@ -71,5 +76,19 @@ class Draft:
             session.close()
             raise
         return Trial(
-            self.label, self.variant, self.precision, self.written, session, parity, gate, self.recipe, self.layers
+            self.label,
+            self.variant,
+            self.precision,
+            self.written,
+            session,
+            parity,
+            gate,
+            self.recipe,
+            self.layers,
+            enough=near_enough(job),
         )
+
+
+def near_enough(job: Job) -> float:
+    """Return the gate value from which on nothing is done to bring a candidate nearer."""
+    return 1.0 - NEAR * job.request.max_drop

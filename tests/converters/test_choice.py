@@ -35,6 +35,14 @@ def test_select_plain_graph_wins_where_the_speed_passes_slow_it_down():
     assert pick(Judged("fp32", "fp32", 1.0, 0.8), Judged("fp32-plain", "fp32", 1.0, 1.0)) == "fp32-plain"
 
 
+def test_select_takes_the_nearest_of_candidates_as_fast():
+    """Two int8 within noise: the one nearer to the original; one that is slower by more than noise is not."""
+    near, far = Judged("near", "int8", 1.0, 1.98, (1.0, 0.99)), Judged("far", "int8", 1.0, 2.0, (1.0, 0.95))
+    assert pick(far, near, FLOAT) == "near"
+    assert pick(far, Judged("slow", "int8", 1.0, 1.9, (1.0, 0.99)), FLOAT) == "far"
+    assert select([far, near, FLOAT], 0.01, "cosine")[1] == "near is the nearest of the fastest, 1.98x the original"
+
+
 def test_select_rewrite_no_faster_than_noise_loses_to_the_graph_as_it_came():
     """One percent is noise: what the passes did has to be worth it."""
     plain = Judged("fp32-plain", "fp32", 1.0, 1.0)

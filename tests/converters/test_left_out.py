@@ -57,6 +57,7 @@ def test_search_leaves_out_what_cannot_be_loaded_and_goes_on(tmp_path: Path) -> 
 
     stub: Any = SimpleNamespace(
         shared=shared,
+        request=SimpleNamespace(max_drop=0.01),
         open_cpu=lambda path: Session.open(path, CPU),
         parity_of=parity_of,
         evaluate=lambda run: None,
@@ -85,6 +86,7 @@ def test_search_skips_a_size_that_spares_the_same_layers(tmp_path: Path) -> None
     written = _saved(tmp_path, _float_product_between_integers(20), "same")
     stub: Any = SimpleNamespace(
         shared=SimpleNamespace(hints={}),
+        request=SimpleNamespace(max_drop=0.01),
         open_cpu=lambda path: Session.open(path, CPU),
         parity_of=lambda *_: {},
         evaluate=lambda run: None,
