@@ -104,21 +104,20 @@ def for_integers(profile: DeviceProfile) -> DeviceProfile:
     return replace(profile, processor="cpu", arch="x86_64", isa=("avx512f",))
 
 
-def float_graph(
-    path: Path,
-    profile: DeviceProfile,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    speed: bool = True,
-    passes: Sequence[Pass] = SPEED,
-    agrees: Callable[[ir.Model], bool] | None = None,
-) -> FloatGraph:
-    """Load the model at `path` and run the passes for `profile` on it, with the given input shapes fixed.
+@dataclass(frozen=True)
+class Normalised:
+    """A model with its input shapes fixed, before the passes that depend on the processor, and what was done to it."""
 
-    `speed=False` runs no pass at all: the graph stays as it came, with its opset and its weights where they were.
-    `agrees` says whether a model still computes what the original does. It is asked once at the end; if it says no,
-    the passes run again, and it is asked after each that changes something. A pass that fails, that leaves the graph
-    inconsistent or that disagrees is taken back: its step has no changes and says why.
+    model: ir.Model
+    steps: tuple[Step, ...]
+
+
+def normalised(
+    path: Path, profile: DeviceProfile, shapes: Mapping[str, tuple[int, ...]], *, speed: bool = True
+) -> Normalised:
+    """Load the model at `path`, in the profile's opset, with the given input shapes fixed.
+
+    `speed=False` leaves the graph as it came, with its opset and its weights where they were.
 
     Raises BadInput for a model that cannot be normalised or shapes that contradict it.
     """
@@ -126,11 +125,26 @@ def float_graph(
     steps = [_run(one, model, profile) for one in (NORMALISE if speed else ())]
     given = set_input_shapes(model, shapes)
     check_model(model)
-    steps.append(Step("set_input_shapes", given.changes, given.declined))
-    fast, more = _speed_up(model, profile, passes if speed else ())
+    return Normalised(model, (*steps, Step("set_input_shapes", given.changes, given.declined)))
+
+
+def float_graph(
+    begin: Normalised,
+    profile: DeviceProfile,
+    *,
+    passes: Sequence[Pass] = SPEED,
+    agrees: Callable[[ir.Model], bool] | None = None,
+) -> FloatGraph:
+    """Run the passes for `profile` on a copy of a normalised model.
+
+    `agrees` says whether a model still computes what the original does. It is asked once at the end; if it says no,
+    the passes run again, and it is asked after each that changes something. A pass that fails, that leaves the graph
+    inconsistent or that disagrees is taken back: its step has no changes and says why.
+    """
+    fast, more = _speed_up(begin.model, profile, passes)
     if agrees is not None and not agrees(fast):
-        fast, more = _speed_up(model, profile, passes if speed else (), agrees)
-    return FloatGraph(fast, (*steps, *more), tuple(unresolved(fast)))
+        fast, more = _speed_up(begin.model, profile, passes, agrees)
+    return FloatGraph(fast, (*begin.steps, *more), tuple(unresolved(fast)))
 
 
 def _speed_up(

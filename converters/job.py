@@ -17,7 +17,7 @@ import onnxruntime
 from converters.answers import Answers, Pair
 from converters.calibrations import Calibrations, CalibrationSettings
 from converters.generation import Generation
-from converters.graphs import INTEGERS, SPEED, FloatGraph, Pass, Step, float_graph, for_integers
+from converters.graphs import INTEGERS, SPEED, FloatGraph, Normalised, Pass, Step, float_graph, for_integers, normalised
 from converters.passes.blocked_layout import block_of, has_blocked_layout
 from converters.quantize.bias_correction import correct_bias
 from converters.quantize.calibrate import Statistics
@@ -38,7 +38,7 @@ from edgert import __version__
 from edgert.errors import BadInput
 from edgert.host import HostFacts
 from edgert.manifest import TensorSpec
-from edgert.profile import DeviceProfile
+from edgert.profile import DeviceProfile, is_of_class
 from edgert.runtime.placement import where
 from edgert.runtime.providers import ProviderDevice
 from edgert.runtime.session import RunFailed, Session
@@ -86,7 +86,9 @@ class Shared:
     static_shapes: Mapping[str, tuple[int, ...]]
     evaluation: Evaluation | None = None
     reference_score: float | None = None
+    distributions: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     limited_scores: dict[int, float] = field(default_factory=dict)
+    normalised: dict[object, Normalised] = field(default_factory=dict)
     graphs: dict[object, FloatGraph] = field(default_factory=dict)
     calibrations: Calibrations = field(default_factory=Calibrations)
     ranges: dict[object, Mapping[str, TensorRange]] = field(default_factory=dict)
@@ -179,12 +181,20 @@ class Job:
         key = (profile.processor, speed, passes, profile.opset, layout, tuple(sorted(self.shapes.items())))
         if key not in self.shared.graphs:
             self.progress(f"graph passes for {profile.processor}")
-            agrees = self._agrees if speed else None
-            graph = float_graph(self.path, profile, self.shapes, speed=speed, passes=passes, agrees=agrees)
+            passes, agrees = (passes, self._agrees) if speed else ((), None)
+            graph = float_graph(self._normalised(self.shapes, speed=speed), profile, passes=passes, agrees=agrees)
             if self.shapes != self.request.shapes and not self._loads(graph):
-                graph = float_graph(self.path, profile, self.request.shapes, speed=speed, passes=passes, agrees=agrees)
+                begin = self._normalised(self.request.shapes, speed=speed)
+                graph = float_graph(begin, profile, passes=passes, agrees=agrees)
             self.shared.graphs[key] = self._known(graph)
         return self.shared.graphs[key]
+
+    def _normalised(self, shapes: Mapping[str, tuple[int, ...]], *, speed: bool) -> Normalised:
+        """Return the model with these input shapes, in the profile's opset unless it stays as it came."""
+        key = (self.profile.opset if speed else None, tuple(sorted(shapes.items())))
+        if key not in self.shared.normalised:
+            self.shared.normalised[key] = normalised(self.path, self.profile, shapes, speed=speed)
+        return self.shared.normalised[key]
 
     def _known(self, graph: FloatGraph) -> FloatGraph:
         """Return the equal graph of another profile where there is one: all that is learnt of it serves both."""
@@ -274,8 +284,9 @@ class Job:
         return Session.open(path, self.shared.cpu, threads=self.request.threads)
 
     def where(self, device: ProviderDevice) -> str:
-        """Say what a figure taken on `device` is: "host", "device" or "emulated"."""
-        return where(device, self.profile.arch, self.profile.isa, self.shared.host)
+        """Say what a figure taken on `device` is: "host", "device" or "emulated", as on a newer class of CPU."""
+        found = where(device, self.profile.arch, self.profile.isa, self.shared.host)
+        return "emulated" if found == "host" and not is_of_class(self.profile, self.shared.host) else found
 
     def compare(
         self, session: "Session | _Timed", name: str, stage: str, limit: int | None = None, *, whole: bool = True

@@ -13,7 +13,7 @@ from converters.answers import Pair
 from converters.candidates.choice import Choice
 from converters.job import Job
 from converters.recipe import TOLD, Built, write_recipe
-from converters.reference import reference_profile
+from converters.reference import distributions, reference_profile
 from converters.replay import recipe_of
 from converters.report.histograms import worst_histograms
 from converters.request import BundleReport, VariantReport
@@ -152,12 +152,20 @@ def _write_reference(job: Job, choice: Choice, staging: Path) -> tuple[TensorSpe
     """Write the reference profile with the chosen variant, and return that variant's outputs."""
     session = job.open_cpu(staging / f"{choice.chosen}.onnx")
     try:
-        document = reference_profile(lambda: job.pairs(REFERENCE_SAMPLES), session.run)
+        document = reference_profile(_seen(job), lambda: job.pairs(REFERENCE_SAMPLES), session.run)
         outputs = session.outputs
     finally:
         session.close()
     (staging / REFERENCE_FILE).write_text(strict_json.dumps(document), encoding="utf-8")
     return outputs
+
+
+def _seen(job: Job) -> Mapping[str, Mapping[str, object]]:
+    """Return the distributions of what the original takes and gives: they are those of every profile."""
+    shared = job.shared
+    if not shared.distributions:
+        shared.distributions = distributions(lambda: job.pairs(REFERENCE_SAMPLES))
+    return shared.distributions
 
 
 def _manifest(

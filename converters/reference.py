@@ -85,17 +85,13 @@ class _Classes:
         }
 
 
-def reference_profile(
-    pairs: Pairs, chosen: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
-) -> dict[str, object]:
-    """Return the content of `reference.json` from two passes over (inputs, original outputs).
+def distributions(pairs: Pairs) -> dict[str, dict[str, object]]:
+    """Return what the original takes in and gives out, {"inputs", "outputs"}, from two passes over both.
 
-    `pairs` gives a fresh iterator at each call; `chosen` runs the chosen variant on one sample's inputs. Per tensor:
-    `edges` (33 of them, equal width over the range seen), `counts` (34: one below, 32 within, one at or above the
-    last edge), `n`, their sum, and `nonfinite`, how many values besides were NaN or infinite. Text has `categories`,
-    the count of each of at most 64 different values, and `n`; text with more of them has no entry.
-    For an output whose rows are probabilities also the class counts of the chosen variant, which runs for these only,
-    and, per confidence bin, how often its class is the original's.
+    `pairs` gives a fresh iterator at each call. Per tensor: `edges` (33 of them, equal width over the range seen),
+    `counts` (34: one below, 32 within, one at or above the last edge), `n`, their sum, and `nonfinite`, how many values
+    besides were NaN or infinite. Text has `categories`, the count of each of at most 64 different values, and `n`; text
+    with more of them has no entry.
     """
     ranges = _ranges(pairs())
     histograms = {
@@ -103,12 +99,26 @@ def reference_profile(
         for side, tensors in ranges.items()
     }
     words: dict[str, dict[str, _Categories]] = {"inputs": {}, "outputs": {}}
-    classes: dict[str, _Classes] = {}
     for inputs, outputs in pairs():
         _count(histograms["inputs"], inputs)
         _count(histograms["outputs"], outputs)
         _count_words(words["inputs"], inputs)
         _count_words(words["outputs"], outputs)
+    return {side: _entries(histograms[side], words[side]) for side in ("inputs", "outputs")}
+
+
+def reference_profile(
+    seen: Mapping[str, Mapping[str, object]],
+    pairs: Pairs,
+    chosen: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+) -> dict[str, object]:
+    """Return the content of `reference.json`: what was `seen`, the `distributions`, and the classes of the outputs.
+
+    These are, for an output whose rows are probabilities, the class counts of the chosen variant, which runs for these
+    only, and, per confidence bin, how often its class is the original's. `chosen` runs it on one sample's inputs.
+    """
+    classes: dict[str, _Classes] = {}
+    for inputs, outputs in pairs():
         rows_of = [name for name, values in outputs.items() if _is_probability(values)]
         own = chosen(inputs) if rows_of else {}
         for name in rows_of:
@@ -117,8 +127,7 @@ def reference_profile(
             )
     return {
         "schema_version": 1,
-        "inputs": _entries(histograms["inputs"], words["inputs"]),
-        "outputs": _entries(histograms["outputs"], words["outputs"]),
+        **seen,
         "classes": {name: item.to_json() for name, item in classes.items()},
     }
 

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from PIL import Image
 
-from converters.graphs import float_graph
+from converters.graphs import float_graph, normalised
 from converters.quantize.choose_range import METHODS
 from edgert.commands.printing import table
 from edgert.host import host_facts, usable_cores
@@ -65,7 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         draw_pages(work / "pages")
         original = fetch("ppocr-det")
         profile = load_profile("x86-avx512-vnni")
-        ir.save(float_graph(original, profile, {"x": (1, 3, SIDE, SIDE)}).model, work / "float.onnx")
+        ir.save(
+            float_graph(normalised(original, profile, {"x": (1, 3, SIDE, SIDE)}), profile).model, work / "float.onnx"
+        )
         rows = ways(options)
         costs: dict[Way, list[Cost]] = {way: [] for way in rows}
         for number in range(options.rounds):

@@ -35,7 +35,7 @@ class Pages:
 
 def edgert(original: Path, pages: Pages, method: str, target: Path) -> None:
     """Make the float graph, calibrate, plan and write, as a conversion does."""
-    from converters.graphs import float_graph
+    from converters.graphs import float_graph, normalised
     from converters.quantize.calibrate import calibrate
     from converters.quantize.plan import plan_quantization
     from converters.quantize.qdq import apply_qdq
@@ -43,7 +43,7 @@ def edgert(original: Path, pages: Pages, method: str, target: Path) -> None:
     from edgert.profile import load_profile
 
     profile = load_profile("x86-avx512-vnni")
-    model = float_graph(original, profile, {"x": (1, 3, 640, 640)}).model
+    model = float_graph(normalised(original, profile, {"x": (1, 3, 640, 640)}), profile).model
     ranges = calibrate(model, pages, method=method, workdir=target)
     plan = plan_quantization(model, ranges, profile.quantization, 8)
     write_variant(apply_qdq(model, plan), "qdq", WeightsFile(target), target)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgert.errors import BadInput, UsageError
 from edgert.host import HostFacts
-from edgert.profile import detect_profile, list_profiles, load_profile, parse_profile, profiles_folder
+from edgert.profile import detect_profile, is_of_class, list_profiles, load_profile, parse_profile, profiles_folder
 from edgert.runtime.providers import Absent, ProviderDevice, find_device
 from edgert.runtime.session import Session
 
@@ -258,6 +259,28 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64-static") is None, reason="needs qemu-x86_64-static")
+@pytest.mark.parametrize(
+    ("name", "host", "expected"),
+    [
+        ("x86-avx512-vnni", HostFacts("linux", "x86_64", ("avx2", "avx512f", "avx512_vnni", "amx_int8"), "", 2), True),
+        ("x86-avx2", HostFacts("linux", "x86_64", ("avx2", "avx512f", "avx512_vnni"), "", 2), False),
+        ("x86-avx2", HostFacts("linux", "x86_64", ("avx2", "fma"), "", 2), True),
+        ("raspberry-pi-4", HostFacts("linux", "arm64", ("neon", "fp16", "dotprod"), "Raspberry Pi 5", 4), False),
+        ("raspberry-pi-4", HostFacts("linux", "arm64", ("neon",), "Raspberry Pi 4", 4), True),
+        ("x86-avx2", HostFacts("linux", "x86_64", (), "", 2), True),
+    ],
+)
+def test_is_of_class_is_no_newer_class(name: str, host: HostFacts, expected: bool) -> None:
+    """A processor with VNNI has other integer kernels than one without; where nothing fits, nothing is said."""
+    assert is_of_class(load_profile(name), host) is expected
+
+
+def test_is_of_class_profile_without_instruction_sets_is_any() -> None:
+    """A profile of one's own need not name what its processor has."""
+    own = replace(load_profile("x86-avx2"), isa=())
+    assert is_of_class(own, HostFacts("linux", "x86_64", ("avx2", "avx512f", "avx512_vnni"), "", 2))
+
+
 def test_x86_avx2_profile_weights_do_not_saturate_on_a_cpu_without_vnni(tmp_path: Path) -> None:
     """On an emulated Haswell the profile's u8 x u8 product is right, where full-range u8 x s8 is not."""
     quantization = load_profile("x86-avx2").quantization

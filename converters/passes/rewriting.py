@@ -1,5 +1,6 @@
 """The few things that graph passes do to a graph: add a weight or a node, replace a node, drop what nothing uses."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -8,24 +9,35 @@ import onnx_ir as ir
 from converters.passes.matching import Array
 
 
-def fresh_name(model: ir.Model, wanted: str) -> str:
-    """Return `wanted`, or `wanted_1`, `wanted_2`, ... where a value of any graph of the model has that name already."""
-    taken = set[str | None]()
+def names_of(model: ir.Model) -> Counter[str | None]:
+    """Return the names of all values of all graphs of a model, and how many values have each."""
+    taken = Counter[str | None]()
     for graph in model.graphs():
         taken.update(value.name for value in graph.inputs)
-        taken.update(graph.initializers)
+        taken.update(name for name in graph.initializers)
         taken.update(value.name for node in graph for value in node.outputs)
+    return taken
+
+
+def fresh_name(model: ir.Model, wanted: str, taken: Counter[str | None] | None = None) -> str:
+    """Return `wanted`, or `wanted_1`, `wanted_2`, ... where a value of any graph of the model has that name already.
+
+    `taken` is `names_of` the model, for who asks often and keeps count.
+    """
+    taken = names_of(model) if taken is None else taken
     unique, number = wanted, 0
-    while unique in taken:
+    while taken[unique] > 0:
         number += 1
         unique = f"{wanted}_{number}"
     return unique
 
 
-def add_initializer(model: ir.Model, name: str, weight: Array | ir.TensorProtocol) -> ir.Value:
-    """Add a weight to the main graph, under `name` where that is free."""
+def add_initializer(
+    model: ir.Model, name: str, weight: Array | ir.TensorProtocol, taken: Counter[str | None] | None = None
+) -> ir.Value:
+    """Add a weight to the main graph, under `name` where that is free; `taken` is that of `fresh_name`."""
     tensor = weight if isinstance(weight, ir.TensorProtocol) else ir.tensor(np.array(weight, order="C"))
-    unique = fresh_name(model, name)
+    unique = fresh_name(model, name, taken)
     if tensor.name != unique:
         tensor.name = unique
     value = ir.Value(

@@ -1,9 +1,13 @@
 """Pieces of HTML that every section uses. Cells and bodies are ready HTML: whoever makes them escapes names."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
 from converters.report.style import STYLE
+
+PROSE = 32
+"""A cell of more characters is prose, which may go over several lines; names and figures stay on one."""
 
 
 def page(title: str, body: str) -> str:
@@ -22,13 +26,18 @@ def table(
     """Return a table of ready HTML cells; columns in `numbers` are right-aligned, row `marked` is the chosen one."""
 
     def line(cells: Sequence[str], tag: str, css: str = "") -> str:
-        inner = "".join(
-            f"<{tag}{' class=n' if column in numbers else ''}>{cell}</{tag}>" for column, cell in enumerate(cells)
-        )
+        inner = "".join(f"<{tag}{_kind(cell, column in numbers)}>{cell}</{tag}>" for column, cell in enumerate(cells))
         return f"<tr{css}>{inner}</tr>"
 
     body = "".join(line(row, "td", " class=chosen" if number == marked else "") for number, row in enumerate(rows))
     return f"<div class='scroll'><table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table></div>"
+
+
+def _kind(cell: str, is_number: bool) -> str:
+    """Return the class attribute of a cell."""
+    if is_number:
+        return " class=n"
+    return " class=prose" if len(re.sub(r"<[^>]*>", "", cell)) > PROSE else ""
 
 
 def where_tag(where: str) -> str:

@@ -7,18 +7,18 @@ STYLE = """
   --line: #353b43; --good: #5fce92; --bad: #ff8a80; --mark: #8ab4f8; --int8: #8ab4f8; --wide: #e3b341;
   --float: #d9a0dd; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 80rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Liberation Sans", "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
 p { margin: .35rem 0; } .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .verdict { font-size: 1.1rem; font-weight: 600; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: max-content; min-width: 100%;
-  font-size: .92rem; } td { max-width: 30rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: normal; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.n { text-align: right; white-space: nowrap;
+  overflow-wrap: normal; white-space: nowrap; }
+td.prose { white-space: normal; min-width: 14rem; max-width: 40rem; }
+th { color: var(--soft); font-weight: 600; } td.n { text-align: right;
   font-variant-numeric: tabular-nums; } th.n { text-align: right; }
 .tag { display: inline-block; padding: 0 .45rem; border: 1px solid var(--line); border-radius: .6rem; font-size: .8rem;
   background: var(--card); white-space: nowrap; }

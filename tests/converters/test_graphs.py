@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from converters.graphs import REVERTED, SPEED, float_graph
+from converters.graphs import REVERTED, SPEED, float_graph, normalised
 from converters.passes.fold_affine import fold_affine
 from converters.passes.result import PassResult
 from edgert.profile import DeviceProfile
@@ -63,7 +63,7 @@ def doubles(model: ir.Model, profile: DeviceProfile) -> PassResult:
 )
 def test_pass_that_fails_is_taken_back_and_the_others_run(broken, reason, tmp_path):
     """The graph is that of before the pass, later passes change it, and the step says what happened."""
-    graph = float_graph(saved(tmp_path), CPU, {}, passes=(broken, fold_affine))
+    graph = float_graph(normalised(saved(tmp_path), CPU, {}), CPU, passes=(broken, fold_affine))
     assert ops(graph.model) == {"Conv": 1, "Relu": 1}
     step = next(step for step in graph.steps if step.name == broken.__name__)
     assert step.changes == 0
@@ -87,7 +87,7 @@ def agreement(original: Path, asked: list[ir.Model]) -> Callable[[ir.Model], boo
 def test_pass_that_changes_the_numbers_is_found_and_taken_back(tmp_path):
     """The passes before and after it stay, and the model computes what the original does."""
     path, asked = saved(tmp_path), list[ir.Model]()
-    graph = float_graph(path, CPU, {}, passes=(doubles, fold_affine), agrees=agreement(path, asked))
+    graph = float_graph(normalised(path, CPU, {}), CPU, passes=(doubles, fold_affine), agrees=agreement(path, asked))
     assert ops(graph.model) == {"Conv": 1, "Relu": 1}
     assert graph.changes()["doubles"] == 0
     assert graph.changes()["fold_affine"] == 1
@@ -98,13 +98,13 @@ def test_pass_that_changes_the_numbers_is_found_and_taken_back(tmp_path):
 def test_passes_that_keep_the_numbers_are_asked_once(tmp_path):
     """A comparison costs a session: it is not made after each pass where there is nothing to find."""
     path, asked = saved(tmp_path), list[ir.Model]()
-    float_graph(path, CPU, {}, agrees=agreement(path, asked))
+    float_graph(normalised(path, CPU, {}), CPU, agrees=agreement(path, asked))
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("model_id", ["ppocr-cls", "basic-pitch", "silero-vad", "magika"])
 def test_no_pass_is_taken_back_on_a_real_model(model_id, model_path):
     """What a pass cannot do it declines: to fail is no part of it."""
-    graph = float_graph(model_path(model_id), CPU, {})
+    graph = float_graph(normalised(model_path(model_id), CPU, {}), CPU)
     assert not [reason for step in graph.steps for reason in step.declined if REVERTED in reason]
     assert {step.name for step in graph.steps} > {one.__name__ for one in SPEED}

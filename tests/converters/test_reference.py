@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from converters.reference import BINS, reference_profile
+from converters.reference import BINS, Pairs, distributions, reference_profile
+
+
+def reference(pairs: Pairs, chosen) -> dict[str, object]:
+    return reference_profile(distributions(pairs), pairs, chosen)
 
 
 def profile(samples: list[np.ndarray], chosen=None):
@@ -16,7 +20,7 @@ def profile(samples: list[np.ndarray], chosen=None):
     def pairs():
         return (({"x": x}, {"p": outputs(x)}) for x in samples)
 
-    return reference_profile(pairs, chosen or (lambda feeds: {"p": outputs(feeds["x"])}))
+    return reference(pairs, chosen or (lambda feeds: {"p": outputs(feeds["x"])}))
 
 
 def test_reference_counts_every_value_once_between_the_extremes():
@@ -62,7 +66,7 @@ def test_reference_classes_count_winners_and_agreement():
 
 def test_reference_without_probabilities_has_no_classes():
     """A regression output gets a histogram and no classes."""
-    document = reference_profile(
+    document = reference(
         lambda: iter([({"x": np.ones((1, 2))}, {"y": np.array([[3.0, 4.0]])})]),
         lambda feeds: {"y": np.array([[3.0, 4.0]])},
     )
@@ -74,7 +78,7 @@ def test_reference_counts_what_is_not_finite_apart():
     """NaN and infinity are in no bin and in no edge; how many there were is kept."""
     rows = [np.array([[1.0, np.nan, -np.inf, 2.0]]), np.array([[np.inf, 3.0, 1.0, 2.0]])]
     lost = np.full((1, 2), np.nan)
-    document = reference_profile(
+    document = reference(
         lambda: iter([({"x": row}, {"y": row, "lost": lost}) for row in rows]), lambda feeds: {"y": feeds["x"]}
     )
     entry = document["outputs"]["y"]
@@ -89,7 +93,7 @@ def test_reference_counts_text_by_category():
     words = [np.array([["Rome"]], object), np.array([["Oslo"]], np.str_), np.array([["Rome"]], object)]
     free = [np.array([[str(10 * index + place) for place in range(50)]]) for index in range(3)]
     samples = [({"city": word, "note": note}, {"label": word}) for word, note in zip(words, free, strict=True)]
-    document = reference_profile(lambda: iter(samples), lambda feeds: {"label": feeds["city"]})
+    document = reference(lambda: iter(samples), lambda feeds: {"label": feeds["city"]})
     assert document["inputs"] == {"city": {"categories": {"Oslo": 1, "Rome": 2}, "n": 3}}
     assert document["outputs"] == {"label": {"categories": {"Oslo": 1, "Rome": 2}, "n": 3}}
     json.dumps(document)
