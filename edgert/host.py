@@ -139,6 +139,13 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def boot_id() -> str:
+    """Return what changes with each start of the system, "" where there is no such thing: after it nothing unsynced is
+    left of a file.
+    """
+    return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
 def has_gpu() -> bool:
     """Return False only where it is certain that there is no GPU: Linux without any render device."""
     if _system() != "linux":

@@ -1,0 +1,345 @@
+"""Records that wait for the server's commit: numbered, stored, and kept until the watermark says that they are there.
+
+One SQLite file in WAL mode, or memory alone. Sending is left to `publisher`.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgert.errors import BadInput
+from edgert.host import boot_id
+from edgert.link.numbers import Numbers, NumbersFile, mint_epoch
+from edgert.link.ranges import Range, as_ranges, joined, without
+from edgert.record import KINDS, Body, Event, Events, Loss, Record, Stamp, Watermark
+from edgert.wire import decode, encode
+
+PRIORITIES = {"log": 0, "tel": 1, "sk": 2, "rep": 3, "resp": 3, "evt": 4, "birth": 5}
+"""What is dropped first where there is no room: the smallest."""
+
+KEPT = 9
+"""The priority of a declaration of loss: it is never dropped."""
+
+LOSSES_PER_RECORD = 500
+NUMBERS_SUFFIX = ".numbers"
+SLACK = 0.9
+"""Down to this share of the cap records are dropped, so that not every further one drops another."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS record (seq INTEGER PRIMARY KEY, kind TEXT, priority INTEGER, put_ms INTEGER, payload BLOB);
+CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, epoch BLOB, first INTEGER, last INTEGER, reason TEXT);
+CREATE TABLE IF NOT EXISTS told (first INTEGER, last INTEGER);
+"""
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "auto_vacuum=INCREMENTAL",
+    "wal_autocheckpoint=64",
+    "journal_size_limit=300000",
+    "busy_timeout=5000",
+)
+_MOST_SEQ = (1 << 63) - 1
+
+Run = Callable[..., sqlite3.Cursor]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may wait: bytes of payload on disk and in memory, and seconds (0: for ever)."""
+
+    max_bytes: int = 20_000_000
+    ram_bytes: int = 2_000_000
+    max_age_s: float = 7 * 86_400
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A stored record: its number, the kind that names its topic, and its bytes."""
+
+    seq: int
+    kind: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much waits: records, bytes of payload, and how long the oldest has been there."""
+
+    records: int
+    bytes: int
+    oldest_s: float
+
+
+class Outbox:
+    """The store of one device; `path` None keeps it in memory. Each method is one transaction, from any thread.
+
+    What happens to the disk never ends in an error of `put`: the outbox goes on in memory under a new epoch, the file
+    is renamed, and an event says so. What waits in memory is lost with the process, and declared at the next start
+    where the numbers file could be written.
+    """
+
+    def __init__(self, path: Path | None, limits: Limits = Limits(), clock: Callable[[], float] = time.time) -> None:
+        self.limits = limits
+        self._path, self._clock, self._lock = path, clock, threading.Lock()
+        self._file = None if path is None else NumbersFile(path.with_name(path.name + NUMBERS_SUFFIX))
+        self._resets = list[tuple[str, str]]()
+        self._open()
+        with self._lock:
+            self._tell_resets()
+
+    @property
+    def epoch(self) -> bytes:
+        """The epoch of the numbers that are given now."""
+        return self._numbers.epoch
+
+    @property
+    def following(self) -> int:
+        """The number that the next record gets."""
+        return self._numbers.following
+
+    def put(self, items: Sequence[tuple[Stamp, Body]], *, coarse: bool = False) -> list[int]:
+        """Number and store bodies in one transaction, drop what there is no room for, and return the numbers.
+
+        BadInput for a body that no payload can hold; then none of them is stored.
+        """
+        with self._lock:
+            try:
+                return self._put(items, coarse=coarse)
+            except (sqlite3.Error, OSError) as exc:
+                self._leave_disk(exc)
+                return self._put(items, coarse=coarse)
+
+    def waiting(self, after: int, limit: int) -> list[Waiting]:
+        """Return at most `limit` stored records whose number is above `after`, in order."""
+        with self._lock:
+            rows = self._read("SELECT seq, kind, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return [Waiting(*row) for row in rows]
+
+    def settle(self, mark: Watermark) -> list[Range]:
+        """Delete what a watermark says is committed; return what it misses of what is here.
+
+        What it misses and is not here is lost, and will be declared. One of another epoch does nothing.
+        """
+        with self._lock:
+            if mark.epoch != self.epoch:
+                return []
+            upto = min(mark.upto, self.following - 1)
+            missing = [(first, min(last, upto)) for first, last in mark.missing if first <= upto]
+            here = as_ranges(seq for (seq,) in self._read("SELECT seq FROM record WHERE seq <= ?", upto))
+            told = [*self._read("SELECT first, last FROM told"), *self._unsaid()]
+            with self._transaction() as run:
+                for first, last in without(here, missing):
+                    run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
+                run("DELETE FROM told WHERE last <= ?", (min((first for first, _ in missing), default=upto + 1) - 1,))
+                self._lose(run, without(without(missing, here), told), "store")
+            return without(here, without(here, missing))
+
+    def is_old_copy(self, mark: Watermark) -> bool:
+        """Say whether the server has numbers that this store has yet to give: then it is a copy from the past."""
+        return mark.epoch == self.epoch and mark.upto >= self.following
+
+    def renumber(self) -> None:
+        """Mint a new epoch, and give all that waits new numbers in it."""
+        with self._lock:
+            self._begin_epoch(self._records(), ())
+
+    def declare(self, at: Stamp) -> list[int]:
+        """Store records that declare what is lost, if anything is; return their numbers."""
+        found = list[int]()
+        while True:
+            with self._lock:
+                sql = "SELECT id, epoch, first, last, reason FROM lost ORDER BY id LIMIT ?"
+                rows = self._read(sql, LOSSES_PER_RECORD)
+                if not rows:
+                    return found
+                losses = tuple(Loss(first, last, why, epoch) for _, epoch, first, last, why in rows)
+                with self._transaction() as run:
+                    found.append(self._insert(run, Record(self.epoch, 0, self.boot, at, Events(lost=losses))))
+                    run("DELETE FROM lost WHERE id <= ?", (rows[-1][0],))
+                    own = joined((one.first, one.last) for one in losses if one.epoch == self.epoch)
+                    for pair in own:
+                        run("INSERT INTO told VALUES (?, ?)", pair)
+
+    def depth(self) -> Depth:
+        """Return how much waits."""
+        with self._lock:
+            ((count, size, oldest),) = self._read("SELECT count(*), total(length(payload)), min(put_ms) FROM record")
+        return Depth(count, int(size), 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000))
+
+    def close(self) -> None:
+        """Make all that was put durable, and close the file."""
+        with self._lock:
+            try:
+                self._database.execute("PRAGMA synchronous=FULL")
+                self._database.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 1)")
+            except sqlite3.Error:
+                pass  # the next start takes it for a crash, which costs numbers, not records
+            self._database.close()
+
+    def _open(self) -> None:
+        """Open the file; where it is damaged another in its place; where there can be none, memory."""
+        for attempt in (self._path, self._path, None):
+            try:
+                self.on_disk = attempt is not None
+                self._connect(attempt)
+            except (sqlite3.Error, OSError, ValueError, TypeError) as exc:
+                self._set_aside(exc)
+                continue
+            return
+
+    def _connect(self, path: Path | None) -> None:
+        """Open a database, go on with its numbers, and declare lost what of earlier ones is not in it."""
+        target = ":memory:" if path is None else path
+        self._database = sqlite3.connect(target, check_same_thread=False, isolation_level=None)
+        for pragma in _PRAGMAS:
+            self._database.execute(f"PRAGMA {pragma}")
+        ((verdict,),) = self._read("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        self._database.executescript(_SCHEMA)
+        known, machine = dict(self._read("SELECT key, value FROM meta")), boot_id()
+        epoch, following = known.get("epoch") or mint_epoch(), int(known.get("following", 1))
+        given = dict(self._file.upto) if self._file is not None else {}
+        upto = given.pop(epoch, 0)
+        lost = [(other, 1, last) for other, last in given.items()]
+        safe = known.get("clean") or (machine and machine == known.get("machine"))
+        if upto >= following and not safe:
+            lost.append((epoch, following, upto))
+            following = upto + 1
+        self.boot = int(known.get("boot", 0)) + 1
+        self._numbers = Numbers(epoch, following, self._file, durable=self.on_disk)
+        state = {"epoch": epoch, "following": following, "boot": self.boot, "clean": 0, "machine": machine}
+        with self._transaction() as run:
+            for item in state.items():
+                run("INSERT OR REPLACE INTO meta VALUES (?, ?)", item)
+            for other, first, last in lost:
+                run("INSERT INTO lost (epoch, first, last, reason) VALUES (?, ?, ?, 'store')", (other, first, last))
+        if path is not None and given and self._file is not None:
+            self._database.execute("PRAGMA wal_checkpoint(FULL)")
+            self._file.write({epoch: upto} if upto else {})
+
+    def _put(self, items: Sequence[tuple[Stamp, Body]], *, coarse: bool) -> list[int]:
+        with self._transaction() as run:
+            records = [Record(self.epoch, 0, self.boot, at, body, coarse) for at, body in items]
+            numbers = [self._insert(run, record) for record in records]
+            self._make_room(run)
+        return numbers
+
+    def _insert(self, run: Run, record: Record) -> int:
+        """Store a record under the next number."""
+        number = self._numbers.take()
+        kind = KINDS[type(record.body)]
+        declares = isinstance(record.body, Events) and bool(record.body.lost)
+        payload = encode(replace(record, epoch=self.epoch, seq=number))
+        row = (number, kind, KEPT if declares else PRIORITIES[kind], int(self._clock() * 1000), payload)
+        run("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+        run("INSERT OR REPLACE INTO meta VALUES ('following', ?)", (self.following,))
+        return number
+
+    def _make_room(self, run: Run) -> None:
+        """Drop what is too old, then of what matters least the oldest, until the rest fits."""
+        dropped = list[int]()
+        if self.limits.max_age_s:
+            oldest = int((self._clock() - self.limits.max_age_s) * 1000)
+            dropped += _seqs(run("SELECT seq FROM record WHERE put_ms < ? AND priority < ?", (oldest, KEPT)))
+        cap = self.limits.max_bytes if self.on_disk else self.limits.ram_bytes
+        ((size,),) = run("SELECT total(length(payload)) FROM record").fetchall()
+        if size > cap:
+            rows = run("SELECT seq, length(payload) FROM record WHERE priority < ? ORDER BY priority, seq", (KEPT,))
+            for number, length in rows.fetchall():
+                if size <= cap * SLACK:
+                    break
+                dropped.append(number)
+                size -= length
+        for first, last in as_ranges(dropped):
+            run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
+        self._lose(run, as_ranges(dropped), "cap")
+
+    def _lose(self, run: Run, ranges: Sequence[Range], reason: str) -> None:
+        for first, last in ranges:
+            row = (self.epoch, first, min(last, _MOST_SEQ), reason)
+            run("INSERT INTO lost (epoch, first, last, reason) VALUES (?, ?, ?, ?)", row)
+
+    def _unsaid(self) -> list[Range]:
+        """Return the lost numbers of this epoch that are still to be declared."""
+        return [(first, last) for first, last in self._read("SELECT first, last FROM lost WHERE epoch = ?", self.epoch)]
+
+    def _records(self) -> list[Record]:
+        """Return all that waits, readable again."""
+        return [decode(payload, kind) for kind, payload in self._read("SELECT kind, payload FROM record ORDER BY seq")]
+
+    def _begin_epoch(self, records: Sequence[Record], lost: Sequence[tuple[bytes, int, int, str]]) -> None:
+        """Store `records` under the numbers of a new epoch, in place of all that was there."""
+        self._numbers = Numbers(mint_epoch(), 1, self._file, durable=self.on_disk)
+        with self._transaction() as run:
+            run("DELETE FROM record")
+            run("DELETE FROM told")
+            run("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (self.epoch,))
+            for row in lost:
+                run("INSERT INTO lost (epoch, first, last, reason) VALUES (?, ?, ?, ?)", row)
+            for record in records:
+                self._insert(run, record)
+            self._make_room(run)
+
+    def _leave_disk(self, exc: Exception) -> None:
+        """Go on in memory: what can still be read comes along, the rest is lost."""
+        if not self.on_disk:
+            raise exc
+        records, lost = list[Record](), list[tuple[bytes, int, int, str]]()
+        try:
+            records = self._records()
+            lost += self._read("SELECT epoch, first, last, reason FROM lost")
+        except (sqlite3.Error, BadInput):
+            lost.append((self.epoch, 1, self.following - 1, "store"))
+        self._set_aside(exc)
+        self.on_disk = False
+        self._connect(None)
+        self._begin_epoch(records, lost)
+        self._tell_resets()
+
+    def _set_aside(self, exc: Exception) -> None:
+        """Rename the file and its log, so that it can be looked at, and note why."""
+        self._resets.append((type(exc).__name__, str(exc)))
+        if hasattr(self, "_database"):
+            self._database.close()
+        assert self._path is not None, exc
+        mark = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock()))
+        for suffix in ("", "-wal", "-shm"):
+            path = self._path.with_name(self._path.name + suffix)
+            try:
+                path.rename(path.with_name(f"{self._path.name}.damaged-{mark}{suffix}"))
+            except OSError:
+                continue  # not there, or a file system that takes no names any more: memory is next
+
+    def _tell_resets(self) -> None:
+        resets, self._resets = self._resets, []
+        for kind, why in resets:
+            event = Event("outbox_reset", 2, 0, {"error": kind, "why": why[:200]})
+            self._put([(Stamp(0, int(self._clock() * 1000)), Events((event,)))], coarse=False)
+
+    def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return self._database.execute(sql, parameters).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Run]:
+        """Yield what runs a statement; all are committed together, or none, and then no number was given."""
+        numbers, before = self._numbers, self._numbers.following
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database.execute
+            self._database.execute("COMMIT")
+        except BaseException:
+            numbers.following = before
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def _seqs(cursor: sqlite3.Cursor) -> list[int]:
+    return [seq for (seq,) in cursor.fetchall()]
