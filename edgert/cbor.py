@@ -4,6 +4,7 @@ The bytes are walked before cbor2 sees them, so that nothing is allocated by a l
 """
 
 from collections.abc import Iterator
+from types import ModuleType
 
 from edgert.errors import BadInput, MissingExtra
 
@@ -38,7 +39,7 @@ def loads(payload: bytes, what: str, limit: int = MAX_PAYLOAD) -> object:
     return document
 
 
-def _cbor2():  # type: ignore[no-untyped-def]
+def _cbor2() -> ModuleType:
     try:
         import cbor2
     except ImportError as exc:

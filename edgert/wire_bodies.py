@@ -102,13 +102,16 @@ def _write_batch(batch: Batch) -> list[object]:
 def _read_batch(item: object) -> Batch:
     schema, count, times, columns = array(item, "a batch", range(4, 5))
     number = uint(count, "count", least=1, most=MOST_SAMPLES)
-    irregular = isinstance(times, bytes)
-    steps = decode_varints(times, number - 1) if irregular else [uint(times, "times")] * (number - 1)
+    steps = decode_varints(times, number - 1) if isinstance(times, bytes) else _regular(times, number - 1)
     cells = [
         None if one is None else decode_column(typed(one, bytes, "a column"), number)
         for one in array(columns, "columns", range(1025))
     ]
     return Batch(sized_bytes(schema, "schema", HASH_BYTES), tuple(accumulate(steps, initial=0)), tuple(cells))
+
+
+def _regular(step: object, count: int) -> list[int]:
+    return [uint(step, "times")] * count
 
 
 def _write_sketches(sketches: Sketches) -> list[object]:

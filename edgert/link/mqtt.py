@@ -1,0 +1,175 @@
+"""The only file that knows paho-mqtt: one connection, whose happenings come out of a queue.
+
+What to send and when is left to `publisher`; nothing here waits, and no callback does more than put into the queue.
+"""
+
+import queue
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from edgert.errors import BadInput
+
+KEEPALIVE_S = 60
+IN_FLIGHT = 8
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker took the connection."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone, or never came about; `reason` says why, `refused` that the broker did not want it."""
+
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Subscribed:
+    """The broker answered the subscription."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The broker acknowledged message `mid`: it is on its way, not committed. `error` where it was refused for good."""
+
+    mid: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something came down."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+Happening = Connected | Disconnected | Subscribed | Taken | Message
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is and how to be known there. `url` is mqtt://host:port or mqtts://host:port.
+
+    Certificate, key and token are read anew at each connection, so that they can be changed without a restart.
+    """
+
+    url: str
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    version: int = 5
+
+
+class Connection:
+    """One MQTT session that is clean at each connection; `will` is published by the broker when it breaks."""
+
+    def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes]) -> None:
+        self.happenings = queue.SimpleQueue[Happening]()
+        self._broker, self._client_id, self._will = broker, client_id, will
+        self._client: paho.Client | None = None
+
+    def open(self) -> None:
+        """Begin to connect; what comes of it is in `happenings`. BadInput where the settings cannot be right."""
+        self.close()
+        address = urlsplit(self._broker.url)
+        if address.scheme not in ("mqtt", "mqtts") or not address.hostname:
+            raise BadInput(f"broker url {self._broker.url[:80]!r}", "write mqtt://host:1883 or mqtts://host:8883")
+        client = self._client = self._made(secure=address.scheme == "mqtts")
+        port = address.port or (8883 if address.scheme == "mqtts" else 1883)
+        try:
+            client.connect(address.hostname, port, keepalive=KEEPALIVE_S, **self._session())
+        except (OSError, ValueError) as exc:  # ValueError: a host name that is none
+            self._client = None
+            self.happenings.put(Disconnected(f"{type(exc).__name__}: {exc}"))
+            return
+        client.loop_start()
+
+    def subscribe(self, topics: list[str]) -> None:
+        """Ask for what comes down, at QoS 0."""
+        if self._client is not None:
+            self._client.subscribe([(topic, 0) for topic in topics])
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Hand a message over at QoS 1 and return its number; None where there is no connection."""
+        if self._client is None:
+            return None
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+
+    def close(self) -> None:
+        """Disconnect, if connected; nothing more happens then."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.on_disconnect = None
+            client.disconnect()
+            client.loop_stop()
+
+    def _made(self, *, secure: bool) -> paho.Client:
+        broker = self._broker
+        is_v5 = broker.version == 5
+        clean = {} if is_v5 else {"clean_session": True}
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            **clean,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(IN_FLIGHT)
+        client.max_queued_messages_set(4 * IN_FLIGHT)
+        client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+        if broker.username or broker.password_file:
+            secret = broker.password_file.read_text(encoding="utf-8").strip() if broker.password_file else None
+            client.username_pw_set(broker.username, secret)
+        if secure:
+            client.tls_set_context(_context(broker))
+        self._listen(client)
+        return client
+
+    def _session(self) -> dict[str, Any]:
+        return {"clean_start": True} if self._broker.version == 5 else {}
+
+    def _listen(self, client: paho.Client) -> None:
+        put = self.happenings.put
+
+        def on_connect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+            put(Disconnected(str(reason), refused=True) if reason.is_failure else Connected())
+
+        def on_disconnect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+            put(Disconnected(str(reason)))
+
+        def on_subscribe(_client: Any, _data: Any, _mid: Any, _reasons: Any, _properties: Any) -> None:
+            put(Subscribed())
+
+        def on_publish(_client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+            put(Taken(mid, str(reason) if reason.is_failure else ""))
+
+        def on_message(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+            put(Message(message.topic, bytes(message.payload), bool(message.retain)))
+
+        client.on_connect, client.on_disconnect = on_connect, on_disconnect
+        client.on_subscribe, client.on_publish, client.on_message = on_subscribe, on_publish, on_message
+
+
+def _context(broker: Broker) -> ssl.SSLContext:
+    """Return TLS 1.2 or newer with the broker's name checked."""
+    context = ssl.create_default_context(cafile=None if broker.ca_file is None else str(broker.ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if broker.cert_file is not None:
+        context.load_cert_chain(broker.cert_file, broker.key_file)
+    return context
