@@ -7,12 +7,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check bench bench-convert accuracy clean system-packages
+.PHONY: help demo test test-all soak check bench bench-convert accuracy clean system-packages
 
 help:
 	@echo "make demo    convert a real model for NPU, integrated GPU and CPU, run every bundle, show a table"
 	@echo "make test    run the tests, with PyTorch, Hugging Face, TFLite, scikit-learn and XGBoost for real"
 	@echo "make test-all  the same with TensorFlow and PaddlePaddle"
+	@echo "make soak    100,000 hostile payloads and 10,000 rows of faults for the link: hours"
 	@echo "make check   format, lint, types"
 	@echo "make bench   measure speed against plain onnxruntime"
 	@echo "make bench-convert  measure conversions against quantize_static, onnxslim, NNCF, OpenVINO and LiteRT: half an hour"
@@ -27,6 +28,9 @@ test: $(VENV)/sources.stamp system-packages
 
 test-all: $(VENV)/all-sources.stamp system-packages
 	EDGERT_ALL_SOURCES=1 $(BIN)/python -m pytest
+
+soak: $(VENV)/dev.stamp system-packages
+	EDGERT_SOAK=1 $(BIN)/python -m pytest tests/attacks/test_wire_bombs.py tests/link/test_chaos.py
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -66,7 +70,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --editable '.[dev,mqtt]'
 	@touch $@
 
 # The frameworks that models come from, each in an environment of its own in edgert's cache folder. Where one cannot be

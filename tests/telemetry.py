@@ -1,4 +1,6 @@
-"""Strategies that make every kind of record, for the tests of the link."""
+"""Strategies that make every kind of record, for the tests of the link, and how long they go on."""
+
+import os
 
 from hypothesis import strategies as st
 
@@ -22,6 +24,15 @@ from edgert.record import (
     Stamp,
     Sync,
 )
+
+SOAK = os.environ.get("EDGERT_SOAK") == "1"
+"""`make soak`: as many inputs and faults as have been promised, not as many as a minute has room for."""
+
+
+def times(count: int) -> int:
+    """Return how many examples a test tries."""
+    return 16 * count if SOAK else count
+
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 UINT = st.integers(0, (1 << 64) - 1)

@@ -10,7 +10,7 @@ from edgert import cbor
 from edgert.errors import BadInput
 from edgert.record import KINDS
 from edgert.wire import decode, decode_presence, decode_watermark, encode
-from tests.telemetry import RECORDS
+from tests.telemetry import RECORDS, times
 
 EPOCH = bytes(8)
 HEAD = [1, EPOCH, 1, 1, 0, 0, 0]
@@ -36,14 +36,14 @@ def refused_or_read(payload: bytes) -> None:
 @example(b"\x81" * 5000 + b"\x00")
 @example(b"\x5f\x41\x00\xff")
 @example(b"\xc2\x49\x01\x00\x00\x00\x00\x00\x00\x00\x00")
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=times(3000), deadline=None)
 def test_random_bytes_are_refused_or_read(payload):
     """No other error, however odd the bytes."""
     refused_or_read(payload)
 
 
 @given(RECORDS, st.data())
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=times(2000), deadline=None)
 def test_damaged_records_are_refused_or_read(record, data):
     """One byte changed, cut or put in."""
     payload = bytearray(encode(record))
@@ -70,7 +70,7 @@ def test_damaged_records_are_refused_or_read(record, data):
         max_leaves=20,
     )
 )
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=times(1500), deadline=None)
 def test_any_document_as_a_body_is_refused_or_read(document):
     """Well-formed CBOR in a well-formed envelope, whose body is anything."""
     try:

@@ -16,8 +16,9 @@ from tests.link.brokers import Mosquitto
 from tests.link.chaos_proxy import ChaosProxy
 from tests.link.reference_consumer import Consumer
 from tests.link.test_publisher import BIRTH, until
+from tests.telemetry import SOAK
 
-SCHEDULES = 50
+SCHEDULES = 10_000 if SOAK else 50
 AT_ONCE = 10
 """So many devices suffer beside each other, each with faults of its own; the broker's are everybody's."""
 

@@ -1,7 +1,6 @@
 """The outbox: nothing that got a number vanishes silently, whatever happens to process, disk and server."""
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -260,7 +259,7 @@ def test_killed_process_loses_no_record_and_repeats_no_number(path):
         epochs.add(child.stdout.readline())
         for _ in range(20 + 7 * turn):
             given.append(int(child.stdout.readline()))
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         given += [int(line) for line in child.stdout.read().split("\n") if line]
         child.wait()
         child.stdout.close()
