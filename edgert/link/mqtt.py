@@ -121,13 +121,12 @@ class Connection:
     def _made(self, *, secure: bool) -> paho.Client:
         broker = self._broker
         is_v5 = broker.version == 5
-        clean = {} if is_v5 else {"clean_session": True}
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
-            **clean,
+            clean_session=None if is_v5 else True,  # with version 5 the connection says it
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(IN_FLIGHT)

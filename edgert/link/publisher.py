@@ -69,7 +69,7 @@ class _Sending:
 
 def backoff_s(attempt: int, hint_ms: int, chance: float) -> float:
     """Return how long to wait before connection attempt `attempt`, 1 the first repeat: full jitter by `chance`."""
-    most = min(MOST_BACKOFF_S, LEAST_BACKOFF_S * 2 ** min(attempt, 16))
+    most = min(MOST_BACKOFF_S, LEAST_BACKOFF_S * 2.0 ** min(attempt, 16))
     return max(hint_ms / 1000, LEAST_BACKOFF_S / 2) + chance * most
 
 
