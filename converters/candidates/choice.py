@@ -73,9 +73,11 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
         return None, f"no candidate keeps {metric} within {max_drop:g} of the original{found}"
     timed = [one for one in held if one.speedup is not None]
     if len(timed) < len(held):
-        return held[
-            0
-        ], f"{held[0].variant} is the first in the profile's order that holds the gate; its time is not measured here"
+        first = held[0]
+        return (
+            first,
+            f"{first.variant} is the first in the profile's order that holds the gate; its time is not measured here",
+        )
     fastest = max(one.speedup or 0.0 for one in timed)
     as_fast = [one for one in timed if (one.speedup or 0) * (1 + NOISE) > fastest]
     winner = max(as_fast, key=lambda one: (one.nearness, one.speedup or 0.0))
@@ -87,7 +89,8 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     if plain and winner in floats and (winner.speedup or 0) < (plain.speedup or 0) * (1 + NOISE):
         winner = plain
     place = "the fastest that holds the gate" if winner.speedup == fastest else "the nearest of the fastest"
-    return winner, f"{winner.variant} is {place}, {winner.speedup:.2f}x the original"
+    slower = "; it is slower than the original" if (winner.speedup or 0) * (1 + NOISE) < 1 else ""
+    return winner, f"{winner.variant} is {place}, {winner.speedup:.2f}x the original{slower}"
 
 
 def outcome(judged: Judged, winner: Judged | None, max_drop: float) -> str:

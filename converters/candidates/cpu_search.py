@@ -68,7 +68,8 @@ class Search:
         self._try_all()
         if not self.job.is_out_of_time():
             found = [finding(one) for one in self.trials[floats:]]
-            remember(self.job, Findings(self.job.profile.id, self.host, found, self.untried[untried:]))
+            kind = self.job.profile.quantization.variant_class
+            remember(self.job, Findings(self.job.profile.id, kind, self.host, found, self.untried[untried:]))
 
     def _follow(self, twin: Findings) -> bool:
         """Try what held the gate for a twin, as the search would have; False where none of it holds here."""
@@ -87,7 +88,7 @@ class Search:
         if held and not any(job.holds(trial.gate) for trial in trials):
             del self.trials[len(self.trials) - len(trials) :]
             return False
-        self.untried += [*left_out, *failed(job, twin), *twin.untried]
+        self.untried += [*left_out, *failed(job, twin), *twin.left_out(job)]
         return True
 
     def _try_all(self) -> None:

@@ -72,7 +72,7 @@ def _follow(job: Job, provider: ProviderChoice, device: ProviderDevice) -> list[
         return []
     winner = next(one for one in twin.found if job.holds(one.gate))
     attempt = _attempt(job, provider, device, winner.draft(job))
-    known = [_Attempt(one) for one in (*failed(job, twin), *twin.untried)]
+    known = [_Attempt(one) for one in (*failed(job, twin), *twin.left_out(job))]
     return [*known, attempt] if attempt.report else []
 
 
@@ -85,7 +85,7 @@ def _remember(job: Job, attempts: list[_Attempt]) -> None:
         for one in attempts
         if one.draft is not None and one.candidate.gate is not None
     ]
-    remember(job, Findings(job.profile.id, True, found, ()))
+    remember(job, Findings(job.profile.id, "", True, found, ()))
 
 
 def replay(job: Job, draft: Draft) -> Choice:

@@ -32,9 +32,7 @@ class Finding:
 
     def own_label(self, job: Job) -> str:
         """Return the label that the candidate has for the profile of `job`."""
-        if not self.variant or not self.label.startswith(f"{self.variant}-"):
-            return self.label
-        return job.profile.quantization.variant_class + self.label.removeprefix(self.variant)
+        return renamed(self.label, self.variant, job)
 
     def draft(self, job: Job) -> Draft:
         """Build the candidate for the profile of `job`."""
@@ -47,9 +45,14 @@ class Findings:
     """A finished search: for which profile, whether it tried everything, and each candidate that was no float one."""
 
     profile: str
+    variant: str
     whole: bool
     found: Sequence[Finding]
     untried: Sequence[Candidate]
+
+    def left_out(self, job: Job) -> list[Candidate]:
+        """Return the rows of what was not tried, with the labels of the profile of `job`."""
+        return [replace(one, variant=renamed(one.variant, self.variant, job)) for one in self.untried]
 
 
 def finding(trial: Trial) -> Finding:
@@ -71,9 +74,17 @@ def remember(job: Job, findings: Findings) -> None:
 
 
 def failed(job: Job, twin: Findings) -> list[Candidate]:
-    """Return the rows of what failed the gate for the twin."""
+    """Return the rows of what failed the gate for the twin, of the precision that was asked for."""
     why = f"below the gate, as for {twin.profile}: the numbers are the same"
-    return [one.candidate(job, why) for one in twin.found if not job.holds(one.gate)]
+    asked_for = [one for one in twin.found if job.request.precision in ("auto", one.precision)]
+    return [one.candidate(job, why) for one in asked_for if not job.holds(one.gate)]
+
+
+def renamed(label: str, variant: str, job: Job) -> str:
+    """Return a label that begins with the class `variant` as the profile of `job` has it; others stay."""
+    if not variant or not label.startswith(f"{variant}-"):
+        return label
+    return job.profile.quantization.variant_class + label.removeprefix(variant)
 
 
 def _key(job: Job) -> tuple[object, ...]:

@@ -158,7 +158,7 @@ def _add_sample(sums: _Sums, expected: np.ndarray, seen: np.ndarray) -> None:
     a, b = _comparable(expected.astype(np.float64).ravel(), seen.astype(np.float64).ravel())
     error = b - a
     signal, noise = _energy(a), _energy(error)
-    cosine = _cosine(a, b)
+    cosine = 1.0 if noise == 0.0 else _cosine(a, b)  # of equal vectors rounding would make a little less
     sums.signal += signal
     sums.noise += noise
     sums.cosine += cosine

@@ -43,6 +43,12 @@ def test_select_takes_the_nearest_of_candidates_as_fast():
     assert select([far, near, FLOAT], 0.01, "cosine")[1] == "near is the nearest of the fastest, 1.98x the original"
 
 
+def test_select_says_so_where_what_was_asked_for_is_slower_than_the_original():
+    """--precision int8 gives int8; the reason tells what it costs."""
+    assert select([Judged("int8", "int8", 1.0, 0.68)], 0.01, "cosine")[1].endswith("; it is slower than the original")
+    assert "slower" not in select([Judged("plain", "fp32", 1.0, 0.99)], 0.01, "cosine")[1]
+
+
 def test_select_rewrite_no_faster_than_noise_loses_to_the_graph_as_it_came():
     """One percent is noise: what the passes did has to be worth it."""
     plain = Judged("fp32-plain", "fp32", 1.0, 1.0)

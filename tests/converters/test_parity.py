@@ -158,3 +158,12 @@ def test_below_names_what_is_not_near_enough():
     assert below(meter.result(), 40.0) == ["'far' has 17.0 dB", "'label' has 98.0% equal labels"]
     assert below(meter.result(), 10.0) == ["'label' has 98.0% equal labels"]
     assert below({}, 40.0) == []
+
+
+def test_equal_outputs_have_a_cosine_of_exactly_one():
+    """Rounding in the product would give a little less, and a gate of --max-drop 0 refuse the original itself."""
+    for seed in range(50):
+        outputs = {"y": np.random.default_rng(seed).normal(size=(3, 37)).astype(np.float32)}
+        meter = ParityMeter()
+        meter.add(outputs, outputs)
+        assert meter.result()["y"].cosine == meter.result()["y"].cosine_min == 1.0

@@ -56,6 +56,20 @@ def test_twin_of_a_forced_precision_gets_that_precision(tmp_path, monkeypatch):
     reports = _converted(tmp_path, [PI, PHONE], [], precision="mixed", max_drop=0.9)
     assert [one.variants[0].precision for one in reports] == ["mixed", "mixed"]
     assert len({one.candidates[0].variant for one in reports}) == 1
+    labels = [[one.variant for one in report.candidates] for report in reports]
+    assert all(len(own) == len(set(own)) for own in labels)
+
+
+def test_twin_of_other_integers_names_its_own_candidates(tmp_path, monkeypatch):
+    """u8 here, s8 there: no row of the board has this machine's class, nor stands there twice."""
+    monkeypatch.setenv("EDGERT_CACHE", str(tmp_path / "cache"))
+    if HOST != "x86-avx512-vnni":
+        pytest.skip(f"this machine's profile is {HOST}, whose integers are those of the board")
+    host, board = _converted(tmp_path, [HOST, PI], [], precision="mixed", max_drop=0.9)
+    labels = [one.variant for one in board.candidates]
+    assert len(labels) == len(set(labels))
+    assert not any("u8s8" in label for label in labels)
+    assert sum("u8s8" in one.variant for one in host.candidates) == sum("s8s8" in label for label in labels) > 2
 
 
 def test_twins_of_another_machine_choose_what_the_first_would_alone(tmp_path, monkeypatch):
