@@ -4,7 +4,7 @@ and by the time that is left. Which one wins is left to `cpu`.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -81,7 +81,8 @@ class Search:
         for one in held:
             first = next((trial.label for trial in trials if job.holds(trial.gate)), None)
             if first and not self.host:
-                left_out.append(one.candidate(job, f"not tried: {first} comes first and holds the gate"))
+                why = f"not tried: {first} comes first and holds the gate"
+                left_out.append(replace(one.candidate(job, why), gate=None))
                 continue
             trial = one.draft(job).try_open(job, left_out)
             trials += [self._keep(trial)] if trial else []
@@ -122,6 +123,8 @@ class Search:
         job, forced = self.job, self.job.request.precision == precision
         before = [one for one in self.trials if rank(job, one.precision) < rank(job, precision) and job.holds(one.gate)]
         if before and not self.host and not forced:
+            if job.request.precision != "auto":
+                return
             why = f"not tried: {before[0].precision} comes first in the profile's order and holds the gate"
             self.untried.append(Candidate(precision, precision, None, None, why))
             return

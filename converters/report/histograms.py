@@ -73,14 +73,15 @@ def _levels(dtype: str) -> int:
 
 
 def _told(name: str, statistics: Statistics, plan: Plan, bounds: tuple[float, float]) -> TensorHistogram:
-    full, histogram = statistics.ranges[name], statistics.histograms[name]
+    full, histogram, affine = statistics.ranges[name], statistics.histograms[name], plan.activations.get(name)
+    half = 0.0 if affine is None else float(affine.scale) / 2  # what lies so near to the ends is rounded, not cut off
     return TensorHistogram(
         name,
         full.minimum,
         full.maximum,
         *bounds,
-        cut=histogram.share_outside(*bounds),
-        stored=plan.activations[name].dtype if name in plan.activations else "float",
+        cut=histogram.share_outside(bounds[0] - half, bounds[1] + half),
+        stored="float" if affine is None else affine.dtype,
         counts=tuple(int(count) for count in coarse(histogram, full.minimum, full.maximum)),
     )
 

@@ -46,6 +46,11 @@ def pareto(candidates: Sequence[Mapping[str, Any]], max_drop: float) -> str:
         f"Every candidate that was judged: {across} to the right, the gate value (1 is the original) upwards. "
         "The ring marks the chosen one; those below the gate are grey."
     )
+    deep = [dot for dot in dots if dot.gate < _scale(dots, max_drop).y_low]
+    if deep:
+        caption += (
+            f" Off the scale, at the bottom: {escape(', '.join(f'{dot.label} ({dot.gate:.3f})' for dot in deep))}."
+        )
     label = f"Candidates by {across} and gate value"
     return (
         f"<figure><div class='scroll'><svg class='plot' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>"
@@ -98,9 +103,8 @@ def _drawing(dots: Sequence[Dot], max_drop: float, timed: bool) -> str:
     scale = _scale(dots, max_drop)
     parts = [*_axes(scale, timed), _gate_line(scale, 1.0 - max_drop), _front(dots, scale, timed)]
     taken: list[tuple[float, float, float]] = []
-    for dot in sorted(dots, key=lambda one: (not one.chosen, -one.gate)):
-        parts.append(_mark(dot, scale, taken))
-    return "".join(parts)
+    marks = [_mark(dot, scale, taken) for dot in sorted(dots, key=lambda one: (not one.chosen, -one.gate))]
+    return "".join([*parts, *(lead for lead, _ in marks), *(mark for _, mark in marks)])
 
 
 def _axes(scale: _Scale, timed: bool) -> list[str]:
@@ -153,24 +157,30 @@ def _front(dots: Sequence[Dot], scale: _Scale, timed: bool) -> str:
     return f"<path class='front' d='M{'L'.join(f'{scale.x(x):.1f} {scale.y(gate):.1f}' for x, gate in best)}'/>"
 
 
-def _mark(dot: Dot, scale: _Scale, taken: list[tuple[float, float, float]]) -> str:
-    """Return a dot with its label, which goes where no other is; `taken` has the left, right and middle of those."""
+def _mark(dot: Dot, scale: _Scale, taken: list[tuple[float, float, float]]) -> tuple[str, str]:
+    """Return the line from a dot to its label, and both: `taken` has the left, right and middle of other labels.
+
+    What lies off the scale has no label.
+    """
     x, y = scale.x(dot.x), scale.y(dot.gate)
-    deep = dot.gate < scale.y_low
-    text = f"{dot.label} ({dot.gate:.3f}, deeper)" if deep else dot.label
-    text = text if len(text) <= 40 else f"{text[:39]}…"
+    css = " chosen" if dot.chosen else ""
+    drawn = (
+        f"<title>{escape(dot.label)}: {escape(_figures(dot))}</title>"
+        f"<circle class='dot{css}' cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"
+        + (f"<circle class='ring' cx='{x:.1f}' cy='{y:.1f}' r='9'/>" if dot.chosen else "")
+    )
+    group = f"<g class='{'held' if dot.held else 'below'}'>"
+    if dot.gate < scale.y_low:
+        return "", f"{group}{drawn}</g>"
+    text = dot.label if len(dot.label) <= 40 else f"{dot.label[:39]}…"
     width = len(text) * LETTER
     before = x + 12 + width > RIGHT
     left = x - 12 - width if before else x + 12
     place = _free(left, left + width, y, taken)
     taken.append((left, left + width, place))
-    css = " chosen" if dot.chosen else ""
     lead = f"<path class='lead' d='M{x:.1f} {y:.1f}L{x - 10 if before else x + 10:.1f} {place:.1f}'/>"
-    return (
-        f"<g class='{'held' if dot.held else 'below'}'><title>{escape(dot.label)}: {escape(_figures(dot))}</title>"
-        f"{lead if abs(place - y) > 3 else ''}<circle class='dot{css}' cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"
-        + (f"<circle class='ring' cx='{x:.1f}' cy='{y:.1f}' r='9'/>" if dot.chosen else "")
-        + f"<text class='{'end' if before else 'start'}{css}' x='{x - 12 if before else x + 12:.1f}' "
+    return lead if abs(place - y) > 3 else "", (
+        f"{group}{drawn}<text class='{'end' if before else 'start'}{css}' x='{x - 12 if before else x + 12:.1f}' "
         f"y='{place + 4:.1f}'>{escape(text)}</text></g>"
     )
 

@@ -89,11 +89,12 @@ def histogram_cards(histograms: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _card(one: Mapping[str, Any]) -> str:
-    text = (
-        f"<b>{escape(one['name'])}</b><br>{escape(one['stored'])}, {_number(one['chosen_minimum'])} to "
-        f"{_number(one['chosen_maximum'])} of {_number(one['minimum'])} to {_number(one['maximum'])}; "
-        f"{_share(one['cut'])} cut off"
-    )
+    kept = f"{_number(one['chosen_minimum'])} to {_number(one['chosen_maximum'])}"
+    whole = f"{_number(one['minimum'])} to {_number(one['maximum'])}"
+    told = f"{escape(one['stored'])}, {kept} of {whole}; {_share(one['cut'])} cut off"
+    if one["stored"] == "float":
+        told = f"left in float, {whole}; calibrated to {kept}, which would cut off {_share(one['cut'])}"
+    text = f"<b>{escape(one['name'])}</b><br>{told}"
     return f"<figure>{_histogram(one)}<figcaption>{text}</figcaption></figure>"
 
 

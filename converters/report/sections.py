@@ -52,7 +52,7 @@ def _bundle(bundle: Entry, name: str, max_drop: float, replay: str = "") -> str:
         + _titled("Variants in the bundle", _variants(bundle))
         + _candidates(bundle["candidates"], gate)
         + _titled("Sensitivity of the layers", layer_bars(bundle["layers"]))
-        + _titled("Tensors that are stored worst", histogram_cards(bundle["histograms"]))
+        + _titled("Tensors that cost most in integers", histogram_cards(bundle["histograms"]))
         + _titled("Where the nodes run", placement_bars(bundle["variants"]))
         + _passes(bundle["passes"])
         + _recipe(bundle["recipe"], replay)

@@ -29,6 +29,8 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
 code, pre { font: .86rem/1.45 "DejaVu Sans Mono", ui-monospace, monospace; }
 pre { background: var(--card); padding: .7rem; white-space: pre-wrap; border-radius: .4rem; }
 img { height: 2rem; background: #fff; border-radius: .2rem; }
+svg text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
+.grid svg text { stroke: var(--card); }
 svg text { fill: var(--ink); font: 12px "Liberation Sans", "DejaVu Sans", sans-serif; }
 svg text.soft { fill: var(--soft); } svg text.end { text-anchor: end; } svg text.middle { text-anchor: middle; }
 svg .axis { stroke: var(--line); stroke-width: 1; } svg .gate { stroke: var(--bad); stroke-dasharray: 5 4; }

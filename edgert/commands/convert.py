@@ -37,7 +37,7 @@ WORK = {False: ("converters.pipeline", "convert_request"), True: ("converters.dr
     metavar="TOML|BUNDLE",
     help="Build what a bundle's recipe.toml says, without a search.",
 )
-@click.option("--source", metavar="KIND", help="What MODEL is, where its content does not tell; see below.")
+@click.option("--source", metavar="KIND", help="What MODEL is, where its content does not tell; see above.")
 @click.option("--task", help="What a Hugging Face model is for, where its config does not tell.")
 @click.option("--factory", metavar="MODULE:FUNCTION", help="Makes the torch module that a state_dict is for.")
 @click.option("--submodule", metavar="NAME", help="The part of a TorchScript module that is meant.")

@@ -42,7 +42,7 @@ def _profile_lines(profile: Document) -> Iterator[str]:
         numbered = [
             (str(number), one["candidate"], one["precision"], one["when"]) for number, one in enumerate(candidates, 1)
         ]
-        yield indented(("", "candidate, in this order", "precision", "tried"), numbered)
+        yield indented(("", "candidate, in the order of trying", "precision", "tried"), numbered)
     yield from _pass_lines(profile["passes"])
     cost, estimate = profile["calibration"], profile["estimate"]
     if cost:

@@ -135,7 +135,7 @@ def a_conversion(*bundles: BundleReport | ProfileFailure, **changes) -> Conversi
         "Sensitivity of the layers",
         "conv-node",
         "16-bit",
-        "Tensors that are stored worst",
+        "Tensors that cost most in integers",
         "uint8, -4 to 12 of -8 to 24; 1.23% cut off",
         "144 on CPU, 7 on Xnnpack",
         "1 of 1 graph passes changed something",
@@ -284,7 +284,7 @@ def test_pareto_with_a_ruined_candidate_keeps_the_others_apart():
     svg = pareto([Candidate("int8", name, gate, 1.0, "", 1).to_json() for name, gate in gates.items()], 0.01)
     place = {name: float(y) for name, y in re.findall(r"<title>([^:]*):.*?cy='([0-9.]+)'", svg)}
     assert place["ruined"] > place["fair"] > place["good"] + 10
-    assert "ruined (0.100, deeper)" in svg
+    assert "Off the scale, at the bottom: ruined (0.100)." in svg
 
 
 @pytest.mark.parametrize("count", [1, 12])
