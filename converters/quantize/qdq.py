@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from converters.passes.rewriting import drop_unused_initializers
 from converters.quantize.affine import Affine, quantize, quantize_weights
 from converters.quantize.plan import Plan, constant_array, node_key, output_axis
 from edgert.errors import BadInput
@@ -40,6 +41,7 @@ def apply_qdq(model: ir.Model, plan: Plan) -> ir.Model:
     writer.write_activations()
     writer.write_conversions()
     writer.write_constants()
+    drop_unused_initializers(tuple(result.graph.initializers.values()))  # such as the bounds of an absorbed Clip
     return result
 
 

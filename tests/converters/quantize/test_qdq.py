@@ -131,6 +131,19 @@ def test_apply_qdq_layer_normalization_and_constants_run_on_the_cpu(tmp_path):
     assert cosine(run(quantized, samples[0], tmp_path)["y"], run(model, samples[0], tmp_path)["y"]) > 0.999
 
 
+def test_apply_qdq_keeps_no_weight_that_nothing_reads(tmp_path):
+    """The bounds of a Clip that vanished into a range go with it: onnxruntime would warn of each."""
+    weights = {"w": normal(8, 3, 3, 3) / 5, "low": np.float32(0).reshape(()), "high": np.float32(6).reshape(())}
+    body = "a = Conv <pads = [1,1,1,1]> (x, w)\ny = Clip (a, low, high)\nz = Conv (y, v)"
+    model = net(body, "float[1,3,8,8] x", "float[1,2,8,8] z", weights | {"v": normal(2, 8, 1, 1)})
+    quantized = _quantized(model, [{"x": normal(1, 3, 8, 8, seed=seed)} for seed in range(4)], tmp_path)
+    graph = quantized.graph
+    assert not any(node.op_type == "Clip" for node in graph)
+    assert all(value.uses() for value in graph.initializers.values())
+    assert {"low", "high"}.isdisjoint(graph.initializers)
+    assert {"low", "high"} <= set(model.graph.initializers)
+
+
 @pytest.mark.parametrize(("opset", "bits", "needed"), [(12, 8, 13), (17, 16, 21)])
 def test_apply_qdq_with_an_old_opset_is_refused(opset, bits, needed, tmp_path):
     """Per-axis DequantizeLinear needs opset 13 and 16-bit types 21: an invalid model is never written."""
