@@ -77,7 +77,7 @@ def _overview(bundles: Sequence[Mapping[str, Any]]) -> str:
     if len(bundles) < 2:
         return ""
     rows = [(escape(one["profile"]), *_came_out(one)) for one in bundles]
-    return table(("Profile", "Chosen", "Size", "Speed-up"), rows, numbers=(2, 3))
+    return table(("Profile", "Chosen", "Bundle size", "Speed-up"), rows, numbers=(2, 3))
 
 
 def _came_out(bundle: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -35,7 +35,7 @@ svg text { fill: var(--ink); font: 12px "Liberation Sans", "DejaVu Sans", sans-s
 svg text.soft { fill: var(--soft); } svg text.end { text-anchor: end; } svg text.middle { text-anchor: middle; }
 svg .axis { stroke: var(--line); stroke-width: 1; } svg .gate { stroke: var(--bad); stroke-dasharray: 5 4; }
 svg .gatetext { fill: var(--bad); } svg .dot { fill: var(--ink); } svg .dot.chosen { fill: var(--mark); }
-svg .ring { fill: none; stroke: var(--mark); stroke-width: 2; } svg .below { opacity: .5; }
+svg .ring { fill: none; stroke: var(--mark); stroke-width: 2; } svg .below text, svg .below .dot { fill: var(--soft); }
 svg text.chosen { fill: var(--mark); font-weight: 700; }
 svg .lead { stroke: var(--soft); stroke-width: .7; } svg .front { fill: none; stroke: var(--mark); opacity: .5; }
 svg .bin { fill: var(--soft); } svg .kept { fill: var(--mark); opacity: .13; }
