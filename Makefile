@@ -62,7 +62,7 @@ $(BIN)/python: | system-packages
 # The accelerator plug-ins come last and may be missing: their publishers have no wheel for some systems.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing edgert and what the demo needs into $(VENV): about a minute"
-	$(PIP) install --quiet --editable '.[convert,media,text,sign]'
+	$(PIP) install --quiet --editable '.[convert,media,text,sign,mqtt]'
 	@for extra in npu webgpu; do \
 	  $(PIP) install --quiet --editable ".[$$extra]" \
 	    || echo "extra '$$extra' cannot be installed here: its row will say that it is absent"; \
@@ -70,7 +70,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(PIP) install --quiet --editable '.[dev,mqtt]'
+	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
 # The frameworks that models come from, each in an environment of its own in edgert's cache folder. Where one cannot be

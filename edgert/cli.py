@@ -31,6 +31,7 @@ COMMANDS = {
     "sign": ("edgert.commands.keys", "Sign a bundle."),
     "verify": ("edgert.commands.keys", "Check a bundle's files and signature."),
     "sources": ("edgert.commands.sources", "List, install or remove the frameworks that models come from."),
+    "agent": ("edgert.commands.agent", "Run a bundle as a device does, and report to a fleet server."),
     "doctor": ("edgert.commands.doctor", "Show versions, providers, devices, and how to get what is missing."),
 }
 INTERRUPTED = 130

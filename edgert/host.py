@@ -9,6 +9,7 @@ import errno
 import os
 import platform
 import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -137,6 +138,29 @@ def peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes() -> int:
+    """Return the memory that this process has resident now; 0 when the system does not tell."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", _read("/proc/self/status"), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def temperature_c(root: Path = Path("/sys/class/thermal")) -> float | None:
+    """Return the hottest thermal zone in degrees Celsius; None where the system has none."""
+    found = [_read(path).strip() for path in sorted(root.glob("thermal_zone*/temp"))]
+    degrees = [int(text) / 1000 for text in found if re.fullmatch(r"-?\d+", text)]
+    return max(degrees, default=None)
+
+
+def notify_service(state: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the service manager READY=1, WATCHDOG=1 or STOPPING=1 (sd_notify(3)); nothing where none listens."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address or not hasattr(socket, "AF_UNIX"):
+        return
+    name = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.sendto(state.encode(), name)
 
 
 def boot_id() -> str:

@@ -107,6 +107,12 @@ class Publisher:
         self._stopping.set()
         self._thread.join(timeout_s)
 
+    def drain(self, timeout_s: float) -> None:
+        """Wait until the server has everything, for a while, and only as long as it can be reached."""
+        until = self._clock() + timeout_s
+        while self.is_connected and self._outbox.depth().records and self._clock() < until:
+            time.sleep(TICK_S / 4)
+
     @property
     def is_connected(self) -> bool:
         """Whether records can flow now."""

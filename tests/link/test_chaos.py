@@ -12,9 +12,9 @@ from edgert.link.publisher import Publisher
 from edgert.record import Event, Events, LogLines, Presence, Stamp
 from edgert.topics import Address
 from edgert.wire import encode_presence
+from examples.store_and_forward.consumer import Consumer
 from tests.link.brokers import Mosquitto
 from tests.link.chaos_proxy import ChaosProxy
-from tests.link.reference_consumer import Consumer
 from tests.link.test_publisher import BIRTH, until
 from tests.telemetry import SOAK
 

@@ -12,8 +12,8 @@ from edgert.link.publisher import Publisher, backoff_s
 from edgert.record import Birth, Event, Events, Presence, Stamp
 from edgert.topics import Address
 from edgert.wire import encode_presence
+from examples.store_and_forward.consumer import Consumer
 from tests.link.brokers import Mosquitto
-from tests.link.reference_consumer import Consumer
 
 ADDRESS = Address("acme", "press-7")
 BIRTH = Birth("acme", "press-7", "edgert/test", {"profile": "x86-avx2"}, (), ())
