@@ -1,6 +1,7 @@
 """What this machine is, the cache folder, and the lock."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,15 +13,19 @@ import pytest
 from edgert.errors import EnvironmentFailed
 from edgert.host import (
     ISA,
+    boot_id,
     cache_dir,
     cgroup_quota,
     fsync_dir,
     has_gpu,
     host_facts,
     locked,
+    notify_service,
     parse_cpuinfo,
     parse_sysctl,
     peak_rss_bytes,
+    rss_bytes,
+    temperature_c,
     usable_cores,
 )
 
@@ -240,3 +245,38 @@ def test_locked_in_a_missing_folder_is_an_environment_error(tmp_path: Path) -> N
     """A lock that cannot be made is named."""
     with pytest.raises(EnvironmentFailed, match="cannot open the lock file"), locked(tmp_path / "absent" / "lock"):
         pass
+
+
+def test_rss_bytes_grows_with_what_is_held():
+    """Fifty megabytes more are seen, within ten."""
+    before = rss_bytes()
+    held = bytearray(os.urandom(1)) * 50_000_000
+    grown = rss_bytes() - before
+    assert len(held) == 50_000_000
+    assert before == 0 or 40_000_000 < grown < 70_000_000
+
+
+def test_temperature_is_the_hottest_zone_and_none_without_any(tmp_path):
+    """Thousandths of a degree; what is no number is passed over."""
+    assert temperature_c(tmp_path) is None
+    for name, text in (("0", "41500\n"), ("1", "63000\n"), ("2", "broken\n"), ("3", "-5000\n")):
+        (tmp_path / f"thermal_zone{name}").mkdir()
+        (tmp_path / f"thermal_zone{name}" / "temp").write_text(text)
+    assert temperature_c(tmp_path) == 63.0
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets here")
+def test_notify_service_tells_the_socket_it_was_given(tmp_path):
+    """As systemd listens; without one, and with one that is gone, nothing happens."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(path)
+        notify_service("READY=1", {"NOTIFY_SOCKET": path})
+        assert listening.recv(100) == b"READY=1"
+    notify_service("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    notify_service("READY=1", {})
+
+
+def test_boot_id_is_the_same_until_the_system_starts_anew():
+    """It is asked twice; where the system has none it is empty twice."""
+    assert boot_id() == boot_id()
