@@ -1,5 +1,6 @@
 """A real mosquitto on a free port of the loopback, that tests start, kill and start again."""
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -26,9 +27,14 @@ class Mosquitto:
             pytest.skip("mosquitto is not installed; run .ci/system-packages")
         self.port = free_port()
         self._folder = folder
+        self.plain = 0
         self._config = folder / "mosquitto.conf"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\n{extra}\nmax_queued_messages 100000\n")
+        self.configure(f"listener {self.port} 127.0.0.1\n{extra}\nmax_queued_messages 100000\n")
         self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, text: str) -> None:
+        """Write the configuration; as root it would become another user, who may not read the tests' folders."""
+        self._config.write_text(f"user {getpass.getuser()}\n{text}")
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
