@@ -27,6 +27,10 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _LARGEST = 1 << 40
 
 
+_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+"""What candidates are called: it names their files, too."""
+
+
 @dataclass(frozen=True)
 class Built:
     """What builds one candidate again: its label, and of the settings those that it has.
@@ -276,7 +280,7 @@ FLAGS = ("equalise", "round_weights", "correct_bias", "symmetric", "dynamic")
 def _built(table: Table) -> Built:
     table.allow(tuple(Built.__dataclass_fields__), required=("label", "precision", "processor"))
     return Built(
-        label=table.text("label"),
+        label=table.matching("label", _LABEL),
         precision=table.word("precision", PRECISIONS[1:]),
         processor=table.word("processor", PROCESSORS),
         calibration_method=table.word("calibration_method", METHODS) if table.has("calibration_method") else "",

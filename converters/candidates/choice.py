@@ -89,7 +89,8 @@ def select(judged: Sequence[Judged], max_drop: float, metric: str) -> tuple[Judg
     if plain and winner in floats and (winner.speedup or 0) < (plain.speedup or 0) * (1 + NOISE):
         winner = plain
     place = "the fastest that holds the gate" if winner.speedup == fastest else "the nearest of the fastest"
-    slower = "; it is slower than the original" if (winner.speedup or 0) * (1 + NOISE) < 1 else ""
+    is_slower = winner.precision not in FLOATS and (winner.speedup or 0) * (1 + NOISE) < 1
+    slower = "; it is slower than the original" if is_slower else ""
     return winner, f"{winner.variant} is {place}, {winner.speedup:.2f}x the original{slower}"
 
 

@@ -9,7 +9,7 @@ from converters.candidates.cpu_search import Search, rank
 from converters.candidates.trial import Draft, Trial
 from converters.job import Job, Written
 from converters.request import Candidate, Check, VariantReport
-from edgert.errors import GateFailed, UsageError
+from edgert.errors import BadInput, GateFailed, UsageError
 from edgert.manifest import Placement
 from edgert.runtime.timing import Latency
 
@@ -25,6 +25,9 @@ def choose(job: Job) -> Choice:
         search.run()
         if not search.trials and search.failure:
             raise search.failure
+        if not search.trials and search.untried:
+            last = search.untried[-1]
+            raise BadInput(f"profile '{job.profile.id}': {last.variant}: {last.outcome}", "use another --precision")
         if not search.trials:
             raise UsageError(
                 f"profile '{job.profile.id}' does not take --precision {job.request.precision}",

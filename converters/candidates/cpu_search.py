@@ -19,7 +19,6 @@ from converters.job import Job
 from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import Plan
 from converters.request import Candidate
-from edgert.errors import BadInput
 
 METHODS = ("minmax", "percentile", "kl", "mse")
 QUICK_ROUNDS = 3
@@ -95,7 +94,10 @@ class Search:
     def _try_all(self) -> None:
         integers = self._try_integers()
         for draft in self._worth_trying("w8", self._weight_drafts()):
-            self._keep(draft.open(self.job))
+            asked_for = self.job.request.precision == draft.precision != "int8"
+            trial = draft.open(self.job) if asked_for else draft.try_open(self.job, self.untried)
+            if trial is not None:
+                self._keep(trial)
         if self._wants_mixed(integers):
             best = max(integers, key=lambda one: one.nearness)
             graph, suffix = self._graph_of(best)
@@ -254,10 +256,7 @@ class Search:
     def _weight_drafts(self) -> Iterator[Draft]:
         wanted = {word: self._wanted(word) for word in ("int8", "w8", "int4")}
         wanted["int4"] &= self.job.request.precision == "int4"
-        try:
-            yield from weight_drafts(self.job, wanted)
-        except BadInput as exc:
-            self.untried.append(Candidate("int8", "dyn-int8", None, None, exc.message))
+        yield from weight_drafts(self.job, wanted, self.untried)
 
     def _wants_mixed(self, integers: list[Trial]) -> bool:
         """Say whether layers in float are worth a try: where int8 fails the gate, or mixed was asked for by name."""

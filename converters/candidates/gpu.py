@@ -1,5 +1,7 @@
 """Candidates for a GPU profile: fp16 for devices with `shader-f16`, fp32 for the others, both in one bundle."""
 
+import onnx_ir as ir
+
 from converters.candidates import cpu
 from converters.candidates.accelerator import accelerator, nodes_refused
 from converters.candidates.choice import Choice
@@ -107,6 +109,8 @@ def _run_fp16(
     job.progress("converting to fp16")
     graph = job.float_graph("cpu")
     model, kept = to_fp16(graph.model, job.ranges(graph, "minmax"))
+    if not any(value.dtype == ir.DataType.FLOAT16 for node in model.graph for value in node.outputs):
+        raise CalibrationFailed("not tried: every node of it stays in fp32", "use --precision fp32")
     written = job.write(model, "fp16")
     on_cpu = job.open_cpu(written.path)
     try:

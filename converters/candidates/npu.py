@@ -17,6 +17,7 @@ from converters.quantize.calibrate import CalibrationFailed
 from converters.quantize.plan import plan_quantization, variant_class
 from converters.quantize.qdq import apply_qdq
 from converters.request import Candidate, Check, VariantReport
+from converters.verify.parity import ShapeChanged
 from edgert.errors import BadInput, UsageError
 from edgert.manifest import Placement
 from edgert.profile import ProviderChoice
@@ -149,13 +150,19 @@ def _attempts(
             name = variant_class(job.profile.quantization, ACTIVATION_BITS[precision])
             yield _Attempt(Candidate(precision, name, None, None, exc.message), final=True)
             return
+        if draft is None:
+            name = variant_class(job.profile.quantization, ACTIVATION_BITS[precision])
+            why = "not tried: no operator of the graph takes integers on this processor"
+            yield _Attempt(Candidate(precision, name, None, None, why), remedy="use --precision fp16", final=True)
+            return
         attempt = _attempt(job, provider, device, draft)
         yield attempt
         if attempt.final:
             return
 
 
-def _draft(job: Job, precision: str, method: str) -> Draft:
+def _draft(job: Job, precision: str, method: str) -> Draft | None:
+    """Return the candidate; None where nothing of the graph would be quantized."""
     graph = job.float_graph("npu")
     recipe: Mapping[str, object] = {"passes": graph.changes(), "calibration_method": method or None}
     if precision == "fp16":
@@ -164,6 +171,8 @@ def _draft(job: Job, precision: str, method: str) -> Draft:
     ranges = job.ranges(graph, method)
     job.progress(f"quantizing ({precision})")
     plan = plan_quantization(graph.model, ranges, job.profile.quantization, bits)
+    if not plan.quantized:
+        return None
     variant = variant_class(job.profile.quantization, bits)
     label = variant if method == "minmax" else f"{variant}-{method}"
     return Draft(label, variant, precision, job.write(apply_qdq(graph.model, plan), label), recipe)
@@ -203,7 +212,9 @@ def _best_method(job: Job, before: list[_Attempt]) -> str | None:
     }
     if not before:
         for method in METHODS["int8"]:
-            gates[method] = _run_on_cpu(job, _draft(job, "int8", method)).gate
+            draft = _draft(job, "int8", method)
+            if draft is not None:
+                gates[method] = _run_on_cpu(job, draft).gate
     return max(gates, key=lambda method: gates[method] or 0.0, default=None)
 
 
@@ -221,7 +232,12 @@ def _attempt(
     except ProviderFailed as exc:
         return _Attempt(_candidate(draft, None, exc.message), draft)
     with session:
-        return _judge(job, provider, device, session, draft, on_cpu or _run_on_cpu(job, draft))
+        try:
+            return _judge(job, provider, device, session, draft, on_cpu or _run_on_cpu(job, draft))
+        except ShapeChanged as exc:
+            return _Attempt(
+                _candidate(draft, None, exc.message), draft, remedy="use --precision fp16, or a CPU profile"
+            )
 
 
 def _run_on_cpu(job: Job, draft: Draft) -> Trial:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from converters.job import Job, Written
 from converters.request import Candidate, LayerDecision
-from converters.verify.parity import OutputParity
+from converters.verify.parity import OutputParity, ShapeChanged
 from edgert.runtime.session import NotAModel, Session
 
 NEAR = 0.25
@@ -55,16 +55,19 @@ class Draft:
     layers: Sequence[LayerDecision] = ()
 
     def try_open(self, job: Job, left_out: list[Candidate]) -> Trial | None:
-        """Open and compare it; None where ONNX Runtime cannot load it, as its optimisers break some mixed graphs.
+        """Open and compare it; None where ONNX Runtime cannot load it, as its optimisers break some mixed graphs, and
+        where its outputs have other shapes, as rounding may make of NonZero or NonMaxSuppression.
 
-        Such a candidate joins `left_out` with what ONNX Runtime says.
+        Such a candidate joins `left_out` with what was found.
         """
         try:
             return self.open(job)
         except NotAModel as exc:
             why = f"cannot be loaded: {exc.message}"
-            left_out.append(Candidate(self.precision, self.label, None, None, why, self.written.bytes))
-            return None
+        except ShapeChanged as exc:
+            why = exc.message
+        left_out.append(Candidate(self.precision, self.label, None, None, why, self.written.bytes))
+        return None
 
     def open(self, job: Job) -> Trial:
         """Open it on this machine's CPU and compare it with the original; the caller closes the session."""

@@ -7,15 +7,18 @@ weights are mostly elsewhere get none.
 
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import onnx
 import onnx_ir as ir
-from onnx import checker
+from onnx import checker, shape_inference
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from converters.candidates.trial import Draft
 from converters.job import Job, Written
 from converters.quantize.plan import constant_array, output_axis
 from converters.quantize.weight_only import quantize_weights_only
+from converters.request import Candidate
 from edgert.errors import BadInput
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -24,8 +27,13 @@ LEAST_SHARE = 0.5
 
 BLOCK = 32
 BITS = {"w8": 8, "int4": 4}
-QUANTIZER_ERRORS = (ValueError, AssertionError, RuntimeError, AttributeError, KeyError, checker.ValidationError)
+QUANTIZER_ERRORS = (
+    *(ValueError, AssertionError, RuntimeError, AttributeError, KeyError),
+    *(checker.ValidationError, shape_inference.InferenceError),
+)
 """What onnxruntime's quantizer has been seen to end in."""
+
+INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 
 VARIANTS = {"w8": "w8", "int4": "w4"}
 
@@ -43,21 +51,32 @@ def weight_share(model: ir.Model) -> float:
     return products / (products + others) if products else 0.0
 
 
-def weight_drafts(job: Job, wanted: dict[str, bool]) -> Iterator[Draft]:
+def weight_drafts(job: Job, wanted: Mapping[str, bool], left_out: list[Candidate]) -> Iterator[Draft]:
     """Yield the candidates of `wanted` precisions ("int8", "w8", "int4") that suit the model.
 
-    A precision that was asked for by name is tried whatever the share of matrix products is.
+    A precision that was asked for by name is tried whatever the share of matrix products is. One that cannot be made
+    joins `left_out` with the reason.
     """
     graph = job.float_graph("cpu")
     share = weight_share(graph.model)
     forced = job.request.precision
     if share < LEAST_SHARE and forced not in BITS:
         return
-    if wanted.get("int8") and share >= LEAST_SHARE:
-        yield dynamic_draft(job)
-    for precision, bits in BITS.items():
-        if wanted.get(precision):
-            yield weight_only_draft(job, precision, bits, BLOCK, symmetric=bits == 8)
+    for precision in ("int8", *BITS):
+        if not wanted.get(precision) or (precision == "int8" and share < LEAST_SHARE):
+            continue
+        try:
+            yield _draft(job, precision)
+        except BadInput as exc:
+            label = VARIANTS.get(precision, "dyn-int8")
+            left_out.append(Candidate(precision, label, None, None, f"cannot be made: {exc.message}"))
+
+
+def _draft(job: Job, precision: str) -> Draft:
+    if precision == "int8":
+        return dynamic_draft(job)
+    bits = BITS[precision]
+    return weight_only_draft(job, precision, bits, BLOCK, symmetric=bits == 8)
 
 
 def dynamic_draft(job: Job) -> Draft:
@@ -82,6 +101,7 @@ def _dynamic(job: Job, written: Written) -> Written:
     """Return the graph with dynamically quantized matrix products; BadInput where onnxruntime's quantizer gives up."""
     path = written.path.with_name("dyn-int8.onnx")
     job.progress("quantizing dyn-int8")
+    _forget_shapes_of_weights(written.path)
     logging.disable(logging.WARNING)  # it advises to preprocess, which the passes have done
     try:
         quantize_dynamic(
@@ -92,8 +112,24 @@ def _dynamic(job: Job, written: Written) -> Written:
             weight_type=QuantType.QInt8,
             reduce_range=job.profile.quantization.reduce_range,
         )
-        return job.write(ir.load(path), "dyn-int8")
+        made = ir.load(path)
+        if not any(node.op_type in INTEGER_PRODUCTS for node in made.graph):
+            raise BadInput("onnxruntime's dynamic quantizer takes none of its products", "use another --precision")
+        return job.write(made, "dyn-int8")
     except QUANTIZER_ERRORS as exc:
         raise BadInput(f"onnxruntime's dynamic quantizer fails: {exc}", "use another --precision") from exc
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _forget_shapes_of_weights(path: Path) -> None:
+    """Take what a file says beside its weights of their shapes out of it.
+
+    onnxruntime's quantizer transposes the weight of a Gemm under its name, and then finds its old shape there.
+    """
+    model = onnx.load(path, load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    onnx.save(model, path)

@@ -253,7 +253,8 @@ def _take(model: ir.Model, seen: _Seen, outputs: Outputs, elements: int, sample:
     parts = seen.parts(outputs)
     with np.errstate(invalid="ignore"):  # the sum of both infinities
         minimum, maximum, total = float(parts[0].min()), float(parts[1].max()), float(parts[2].sum())
-    if np.isfinite([minimum, maximum]).all() and not np.isnan(total):
+    fits = max(abs(minimum), abs(maximum)) <= _FLOAT32_MAX  # a double may not, and no integer is worth its scale
+    if np.isfinite([minimum, maximum]).all() and not np.isnan(total) and fits:
         seen.add(outputs, minimum, maximum, elements)
         return
     seen.finite = False

@@ -77,6 +77,10 @@ class _Sums:
     samples: int = 0
 
 
+class ShapeChanged(GateFailed):
+    """A variant gives an output of another shape: a defect of a float one; rounding does it to one that counts."""
+
+
 @dataclass
 class ParityMeter:
     """Adds up samples and keeps no arrays."""
@@ -88,7 +92,7 @@ class ParityMeter:
         for name, expected in reference.items():
             seen = outputs[name]
             if seen.shape != expected.shape:
-                raise GateFailed(
+                raise ShapeChanged(
                     f"output '{name}' has shape {list(seen.shape)} where the original gives {list(expected.shape)}",
                     "report this: a conversion must not change an output's shape",
                 )
