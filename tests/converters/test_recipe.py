@@ -343,6 +343,7 @@ def test_recipe_with_flags_that_say_the_same_is_taken(made, tmp_path):
     [
         ("schema_version = 1", "schema_version = 2", "'schema_version' is 2; this edgert understands 1"),
         ("[bundle]", "[bundel]\n[bundle]", "'bundel' is not a known key"),
+        ('label = "', 'label = "../../', "'candidate.label' is '../../"),
         ("keep_float = ", "keep_flaot = ", "'candidate.keep_flaot' is not a known key"),
         ('precision = "mixed"\nmetric', 'precision = "mixt"\nmetric', "'gate.precision'"),
         ("max_drop = 0.01", "max_drop = 2", "'gate.max_drop' is 2"),
