@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgert.agent import SCHEMA, run_agent
-from edgert.agent_config import parse_agent_config, read_agent_config
+from edgert.agent.config import parse_agent_config, read_agent_config
+from edgert.agent.loop import run_agent
+from edgert.agent.window import SCHEMA
 from edgert.errors import BadInput, VerificationFailed
 from edgert.link.outbox import Outbox
 from edgert.manifest import Placement

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from edgert.agent import run_agent
-from edgert.agent_config import read_agent_config
+from edgert.agent.config import read_agent_config
+from edgert.agent.loop import run_agent
 from edgert.commands.printing import print_json
 from edgert.host import notify_service
 
