@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from edgert import cbor
@@ -13,13 +14,21 @@ from edgert.wire_fields import REMEDY, array, integer, mapping, sized_bytes, typ
 VERSION = 1
 DEFLATED, SIGNED, COARSE = 1, 2, 4
 MAX_BODY = 1_048_576
+SIGNATURE_BYTES = 64
+_PLAIN_HEAD, _SIGNED_HEAD, _SIGNATURE_HEAD = b"\x89", b"\x8a", b"\x58\x40"
+"""The first bytes of an array of 9, of one of 10, and of 64 bytes, in CBOR."""
+
+_SIGNATURE_END = len(_SIGNATURE_HEAD) + SIGNATURE_BYTES
 MOST_MISSING = 64
 
 
-def encode(record: Record) -> bytes:
-    """Return a record as the payload for the topic of its kind. BadInput where it is larger than a payload may be."""
+def encode(record: Record, sign: Callable[[str, bytes], bytes] | None = None) -> bytes:
+    """Return a record as the payload for the topic of its kind. BadInput where it is larger than a payload may be.
+
+    `sign` returns the signature of 64 bytes for a kind and the payload without it: `link.signing`.
+    """
     body: Any = WRITERS[type(record.body)](record.body)
-    flags = COARSE if record.coarse else 0
+    flags = (COARSE if record.coarse else 0) | (SIGNED if sign is not None else 0)
     plain = cbor.dumps(body)
     packed = _deflate(plain)
     if len(packed) + 3 < len(plain):
@@ -27,6 +36,8 @@ def encode(record: Record) -> bytes:
     at = record.at
     head = [VERSION, record.epoch, record.seq, record.boot, at.mono_ms, at.wall_ms, int(at.sync), flags]
     payload = cbor.dumps([*head, body])
+    if sign is not None:
+        payload = cbor.dumps([*head, body, sign(record.kind, payload)])
     if len(payload) > cbor.MAX_PAYLOAD:
         raise BadInput(
             f"a record of kind '{record.kind}' has {len(payload)} bytes, more than {cbor.MAX_PAYLOAD}", "split it"
@@ -54,6 +65,13 @@ def decode(payload: bytes, kind: str) -> Record:
         body=READERS[kind](body),
         coarse=bool(flags & COARSE),
     )
+
+
+def signed_part(payload: bytes) -> tuple[bytes, bytes] | None:
+    """Return the bytes of a record that its signature is over, and the signature; None where it has none."""
+    if payload[:1] != _SIGNED_HEAD or payload[-_SIGNATURE_END:][:2] != _SIGNATURE_HEAD:
+        return None
+    return _PLAIN_HEAD + payload[1:-_SIGNATURE_END], payload[-SIGNATURE_BYTES:]
 
 
 def schema_hash(schema: Schema) -> bytes:

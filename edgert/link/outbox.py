@@ -1,8 +1,10 @@
 """Records that wait for the server's commit: numbered, stored, and kept until the watermark says that they are there.
 
-One SQLite file in WAL mode, or memory alone. Sending is left to `publisher`.
+One SQLite file in WAL mode, or memory alone, or memory that spills into the file when the server stays away. Sending is
+left to `publisher`, what gives way to a full store to `room`.
 """
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -10,25 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgert.errors import BadInput
 from edgert.host import boot_id
 from edgert.link.numbers import Numbers, NumbersFile, mint_epoch
 from edgert.link.ranges import Range, as_ranges, joined, without
-from edgert.record import KINDS, Body, Event, Events, Loss, Record, Stamp, Watermark
-from edgert.wire import decode, encode
-
-PRIORITIES = {"log": 0, "tel": 1, "sk": 2, "rep": 3, "resp": 3, "evt": 4, "birth": 5}
-"""What is dropped first where there is no room: the smallest."""
-
-KEPT = 9
-"""The priority of a declaration of loss: it is never dropped."""
+from edgert.link.room import KEPT, PRIORITIES, Room, Run
+from edgert.record import KINDS, Birth, Body, Details, Event, Events, Loss, Record, Schema, Stamp, Watermark
+from edgert.wire import decode, encode, schema_hash
 
 LOSSES_PER_RECORD = 500
 NUMBERS_SUFFIX = ".numbers"
-SLACK = 0.9
-"""Down to this share of the cap records are dropped, so that not every further one drops another."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -37,25 +32,40 @@ CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, epoch BLOB, first INTEG
 CREATE TABLE IF NOT EXISTS told (first INTEGER, last INTEGER);
 """
 _PRAGMAS = (
+    "auto_vacuum=INCREMENTAL",  # before the file has a page
     "journal_mode=WAL",
     "synchronous=NORMAL",
-    "auto_vacuum=INCREMENTAL",
     "wal_autocheckpoint=64",
     "journal_size_limit=300000",
     "busy_timeout=5000",
 )
 _MOST_SEQ = (1 << 63) - 1
 
-Run = Callable[..., sqlite3.Cursor]
+SPILL_AT = 0.8
+"""An outbox that spills goes to disk at this share of what memory may hold."""
+
+SPILL_AGAIN_S = 300.0
+FREE_PAGES = 256
+
+T = TypeVar("T")
+
+Sign = Callable[[str, bytes], bytes]
+"""From a kind of record and the bytes to sign to a signature of 64 bytes."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may wait: bytes of payload on disk and in memory, and seconds (0: for ever)."""
+    """How much may wait: bytes of payload on disk and in memory, and seconds (0: for ever).
+
+    `min_free` is the share of the whole disk that stays free for others. `spill_s` is None where all goes to disk at
+    once; else it is in memory until a record has waited for so many seconds, or memory is full, or it is closed.
+    """
 
     max_bytes: int = 20_000_000
     ram_bytes: int = 2_000_000
     max_age_s: float = 7 * 86_400
+    min_free: float = 0.0
+    spill_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,19 @@ class Outbox:
     where the numbers file could be written.
     """
 
-    def __init__(self, path: Path | None, limits: Limits = Limits(), clock: Callable[[], float] = time.time) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        path: Path | None,
+        limits: Limits = Limits(),
+        clock: Callable[[], float] = time.time,
+        *,
+        sign: Sign | None = None,
+    ) -> None:
+        self.limits, self._sign = limits, sign
         self._path, self._clock, self._lock = path, clock, threading.Lock()
+        self._spills = path is not None and limits.spill_s is not None
+        self._schemas, self._online, self._sent = dict[bytes, Schema](), False, 0
+        self._spill_again_s = 0.0
         self._file = None if path is None else NumbersFile(path.with_name(path.name + NUMBERS_SUFFIX))
         self._resets = list[tuple[str, str]]()
         self._open()
@@ -103,17 +123,26 @@ class Outbox:
         """The number that the next record gets."""
         return self._numbers.following
 
-    def put(self, items: Sequence[tuple[Stamp, Body]], *, coarse: bool = False) -> list[int]:
+    def put(self, items: Sequence[tuple[Stamp, Body]]) -> list[int]:
         """Number and store bodies in one transaction, drop what there is no room for, and return the numbers.
 
         BadInput for a body that no payload can hold; then none of them is stored.
         """
         with self._lock:
-            try:
-                return self._put(items, coarse=coarse)
-            except (sqlite3.Error, OSError) as exc:
-                self._leave_disk(exc)
-                return self._put(items, coarse=coarse)
+            numbers = self._sturdy(lambda: self._put(items))
+            self._spill_if_due()
+            return numbers
+
+    def begin_sending(self) -> None:
+        """Note that from now on all that is here, and all that comes, may reach the server: it is merged no more."""
+        with self._lock:
+            self._online = True
+            self._sturdy(self._note_sent)
+
+    def end_sending(self) -> None:
+        """Note that what comes now stays here."""
+        with self._lock:
+            self._online = False
 
     def waiting(self, after: int, limit: int) -> list[Waiting]:
         """Return at most `limit` stored records whose number is above `after`, in order."""
@@ -127,18 +156,7 @@ class Outbox:
         What it misses and is not here is lost, and will be declared. One of another epoch does nothing.
         """
         with self._lock:
-            if mark.epoch != self.epoch:
-                return []
-            upto = min(mark.upto, self.following - 1)
-            missing = [(first, min(last, upto)) for first, last in mark.missing if first <= upto]
-            here = as_ranges(seq for (seq,) in self._read("SELECT seq FROM record WHERE seq <= ?", upto))
-            told = [*self._read("SELECT first, last FROM told"), *self._unsaid()]
-            with self._transaction() as run:
-                for first, last in without(here, missing):
-                    run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
-                run("DELETE FROM told WHERE last <= ?", (min((first for first, _ in missing), default=upto + 1) - 1,))
-                self._lose(run, without(without(missing, here), told), "store")
-            return without(here, without(here, missing))
+            return self._sturdy(lambda: self._settle(mark))
 
     def is_old_copy(self, mark: Watermark) -> bool:
         """Say whether the server has numbers that this store has yet to give: then it is a copy from the past."""
@@ -154,17 +172,10 @@ class Outbox:
         found = list[int]()
         while True:
             with self._lock:
-                sql = "SELECT id, epoch, first, last, reason FROM lost ORDER BY id LIMIT ?"
-                rows = self._read(sql, LOSSES_PER_RECORD)
-                if not rows:
-                    return found
-                losses = tuple(Loss(first, last, why, epoch) for _, epoch, first, last, why in rows)
-                with self._transaction() as run:
-                    found.append(self._insert(run, Record(self.epoch, 0, self.boot, at, Events(lost=losses))))
-                    run("DELETE FROM lost WHERE id <= ?", (rows[-1][0],))
-                    own = joined((one.first, one.last) for one in losses if one.epoch == self.epoch)
-                    for pair in own:
-                        run("INSERT INTO told VALUES (?, ?)", pair)
+                number = self._sturdy(lambda: self._declare(at))
+            if number is None:
+                return found
+            found.append(number)
 
     def depth(self) -> Depth:
         """Return how much waits."""
@@ -176,9 +187,11 @@ class Outbox:
         """Make all that was put durable, and close the file."""
         with self._lock:
             try:
+                if self._spills and not self.on_disk:
+                    self._to_disk()
                 self._database.execute("PRAGMA synchronous=FULL")
                 self._database.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 1)")
-            except sqlite3.Error:
+            except (sqlite3.Error, OSError):
                 pass  # the next start takes it for a crash, which costs numbers, not records
             self._database.close()
 
@@ -195,10 +208,7 @@ class Outbox:
 
     def _connect(self, path: Path | None) -> None:
         """Open a database, go on with its numbers, and declare lost what of earlier ones is not in it."""
-        target = ":memory:" if path is None else path
-        self._database = sqlite3.connect(target, check_same_thread=False, isolation_level=None)
-        for pragma in _PRAGMAS:
-            self._database.execute(f"PRAGMA {pragma}")
+        self._database = _opened(path)
         ((verdict,),) = self._read("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -213,6 +223,7 @@ class Outbox:
             lost.append((epoch, following, upto))
             following = upto + 1
         self.boot = int(known.get("boot", 0)) + 1
+        self._sent = int(known.get("sent", 0))
         self._numbers = Numbers(epoch, following, self._file, durable=self.on_disk)
         state = {"epoch": epoch, "following": following, "boot": self.boot, "clean": 0, "machine": machine}
         with self._transaction() as run:
@@ -223,43 +234,140 @@ class Outbox:
         if path is not None and given and self._file is not None:
             self._database.execute("PRAGMA wal_checkpoint(FULL)")
             self._file.write({epoch: upto} if upto else {})
+        if self._spills and path is not None and not self._read("SELECT 1 FROM record LIMIT 1"):
+            self._to_memory()
 
-    def _put(self, items: Sequence[tuple[Stamp, Body]], *, coarse: bool) -> list[int]:
+    def _sturdy(self, action: Callable[[], T]) -> T:
+        """Do something with the store; where its disk fails, once more in memory."""
+        try:
+            return action()
+        except (sqlite3.Error, OSError) as exc:
+            self._leave_disk(exc)
+            return action()
+
+    def _note_sent(self) -> None:
+        self._sent = self.following - 1
+        self._database.execute("PRAGMA synchronous=FULL")
+        try:
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES ('sent', ?)", (self._sent,))
+        finally:
+            self._database.execute("PRAGMA synchronous=NORMAL")
+
+    def _settle(self, mark: Watermark) -> list[Range]:
+        if mark.epoch != self.epoch:
+            return []
+        upto = min(mark.upto, self.following - 1)
+        missing = [(first, min(last, upto)) for first, last in mark.missing if first <= upto]
+        here = as_ranges(seq for (seq,) in self._read("SELECT seq FROM record WHERE seq <= ?", upto))
+        told = [*self._read("SELECT first, last FROM told"), *self._unsaid()]
         with self._transaction() as run:
-            records = [Record(self.epoch, 0, self.boot, at, body, coarse) for at, body in items]
+            for first, last in without(here, missing):
+                run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
+            run("DELETE FROM told WHERE last <= ?", (min((first for first, _ in missing), default=upto + 1) - 1,))
+            self._lose(run, without(without(missing, here), told), "store")
+        self._give_back()
+        if self._spills and self.on_disk and not self._read("SELECT 1 FROM record LIMIT 1"):
+            self._to_memory()
+        return without(here, without(here, missing))
+
+    def _declare(self, at: Stamp) -> int | None:
+        """Store one record that declares losses; None where there are none."""
+        sql = "SELECT id, epoch, first, last, reason FROM lost ORDER BY id LIMIT ?"
+        rows = self._read(sql, LOSSES_PER_RECORD)
+        if not rows:
+            return None
+        losses = tuple(Loss(first, last, why, epoch) for _, epoch, first, last, why in rows)
+        with self._transaction() as run:
+            number = self._insert(run, Record(self.epoch, 0, self.boot, at, Events(lost=losses)))
+            run("DELETE FROM lost WHERE id <= ?", (rows[-1][0],))
+            for pair in joined((one.first, one.last) for one in losses if one.epoch == self.epoch):
+                run("INSERT INTO told VALUES (?, ?)", pair)
+        return number
+
+    def _give_back(self) -> None:
+        """Give pages that are no longer needed back to the disk, once there are many."""
+        ((free,),) = self._read("PRAGMA freelist_count")
+        if free >= FREE_PAGES:
+            self._database.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+
+    def _spill_if_due(self) -> None:
+        """Go to disk where the server stays away, or memory is full; where that fails, try again some minutes later."""
+        if not self._spills or self.on_disk or self._clock() < self._spill_again_s:
+            return
+        ((size, oldest),) = self._read("SELECT total(length(payload)), min(put_ms) FROM record")
+        waited_s = 0.0 if oldest is None else self._clock() - oldest / 1000
+        assert self.limits.spill_s is not None, "_spills says it"
+        if waited_s >= self.limits.spill_s or size > self.limits.ram_bytes * SPILL_AT:
+            try:
+                self._to_disk()
+            except (sqlite3.Error, OSError) as exc:
+                self._spill_again_s = self._clock() + SPILL_AGAIN_S
+                why: Details = {"error": type(exc).__name__, "why": str(exc)[:200]}
+                self._put([(Stamp(0, int(self._clock() * 1000)), Events((Event("outbox_spill_failed", 2, 0, why),)))])
+
+    def _to_disk(self) -> None:
+        """Write all that is in memory to the file, and go on there. sqlite3.Error where that is not possible."""
+        target = _opened(self._path)
+        try:
+            self._database.backup(target)
+            target.execute("INSERT OR REPLACE INTO meta VALUES ('machine', ?)", (boot_id(),))
+        except sqlite3.Error:
+            target.close()
+            raise
+        self._database.close()
+        self._database, self.on_disk = target, True
+
+    def _to_memory(self) -> None:
+        """Go on in memory; the file keeps the epoch and the numbers, and knows that it is behind."""
+        self._database.execute("INSERT OR REPLACE INTO meta VALUES ('machine', '')")
+        memory = _opened(None)
+        self._database.backup(memory)
+        self._database.close()
+        self._database, self.on_disk = memory, False
+
+    def _put(self, items: Sequence[tuple[Stamp, Body]]) -> list[int]:
+        with self._transaction() as run:
+            records = [Record(self.epoch, 0, self.boot, at, body) for at, body in items]
             numbers = [self._insert(run, record) for record in records]
             self._make_room(run)
         return numbers
 
     def _insert(self, run: Run, record: Record) -> int:
         """Store a record under the next number."""
-        number = self._numbers.take()
         kind = KINDS[type(record.body)]
         declares = isinstance(record.body, Events) and bool(record.body.lost)
-        payload = encode(replace(record, epoch=self.epoch, seq=number))
+        payload = encode(replace(record, epoch=self.epoch, seq=self.following), self._sign)
+        number = self._numbers.take()
+        if isinstance(record.body, Birth):
+            self._schemas |= {schema_hash(schema): schema for schema in record.body.schemas}
         row = (number, kind, KEPT if declares else PRIORITIES[kind], int(self._clock() * 1000), payload)
         run("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
         run("INSERT OR REPLACE INTO meta VALUES ('following', ?)", (self.following,))
+        if self._online:
+            self._sent = number
+            run("INSERT OR REPLACE INTO meta VALUES ('sent', ?)", (number,))
         return number
 
     def _make_room(self, run: Run) -> None:
-        """Drop what is too old, then of what matters least the oldest, until the rest fits."""
-        dropped = list[int]()
-        if self.limits.max_age_s:
-            oldest = int((self._clock() - self.limits.max_age_s) * 1000)
-            dropped += _seqs(run("SELECT seq FROM record WHERE put_ms < ? AND priority < ?", (oldest, KEPT)))
-        cap = self.limits.max_bytes if self.on_disk else self.limits.ram_bytes
-        ((size,),) = run("SELECT total(length(payload)) FROM record").fetchall()
-        if size > cap:
-            rows = run("SELECT seq, length(payload) FROM record WHERE priority < ? ORDER BY priority, seq", (KEPT,))
-            for number, length in rows.fetchall():
-                if size <= cap * SLACK:
-                    break
-                dropped.append(number)
-                size -= length
-        for first, last in as_ranges(dropped):
-            run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
-        self._lose(run, as_ranges(dropped), "cap")
+        """Merge and drop until what waits is young enough and fits, and note what went."""
+        oldest_s = self._clock() - self.limits.max_age_s if self.limits.max_age_s else 0.0
+        room = Room(run, lambda record: self._insert(run, record), self._schemas, self._sent)
+        gone = room.clear(self._cap(run), int(oldest_s * 1000))
+        for reason in {one.reason for one in gone}:
+            self._lose(run, as_ranges(one.seq for one in gone if one.reason == reason), reason)
+
+    def _cap(self, run: Run) -> int:
+        """Return how many bytes of payload may wait."""
+        if not self.on_disk and (not self._spills or self._clock() < self._spill_again_s):
+            return self.limits.ram_bytes
+        cap = self.limits.max_bytes
+        if self.limits.min_free and self._path is not None:
+            disk = shutil.disk_usage(self._path.parent)
+            lacking = self.limits.min_free * disk.total - disk.free
+            if lacking > 0:
+                ((size,),) = run("SELECT total(length(payload)) FROM record").fetchall()
+                cap = min(cap, max(0, int(size - lacking)))
+        return cap
 
     def _lose(self, run: Run, ranges: Sequence[Range], reason: str) -> None:
         for first, last in ranges:
@@ -277,8 +385,10 @@ class Outbox:
     def _begin_epoch(self, records: Sequence[Record], lost: Sequence[tuple[bytes, int, int, str]]) -> None:
         """Store `records` under the numbers of a new epoch, in place of all that was there."""
         self._numbers = Numbers(mint_epoch(), 1, self._file, durable=self.on_disk)
+        self._sent = 0
         with self._transaction() as run:
             run("DELETE FROM record")
+            run("DELETE FROM meta WHERE key = 'sent'")
             run("DELETE FROM told")
             run("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (self.epoch,))
             for row in lost:
@@ -289,7 +399,7 @@ class Outbox:
 
     def _leave_disk(self, exc: Exception) -> None:
         """Go on in memory: what can still be read comes along, the rest is lost."""
-        if not self.on_disk:
+        if not self.on_disk and not self._spills:
             raise exc
         records, lost = list[Record](), list[tuple[bytes, int, int, str]]()
         try:
@@ -298,7 +408,7 @@ class Outbox:
         except (sqlite3.Error, BadInput):
             lost.append((self.epoch, 1, self.following - 1, "store"))
         self._set_aside(exc)
-        self.on_disk = False
+        self.on_disk = self._spills = False
         self._connect(None)
         self._begin_epoch(records, lost)
         self._tell_resets()
@@ -321,7 +431,7 @@ class Outbox:
         resets, self._resets = self._resets, []
         for kind, why in resets:
             event = Event("outbox_reset", 2, 0, {"error": kind, "why": why[:200]})
-            self._put([(Stamp(0, int(self._clock() * 1000)), Events((event,)))], coarse=False)
+            self._put([(Stamp(0, int(self._clock() * 1000)), Events((event,)))])
 
     def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         return self._database.execute(sql, parameters).fetchall()
@@ -341,5 +451,9 @@ class Outbox:
             raise
 
 
-def _seqs(cursor: sqlite3.Cursor) -> list[int]:
-    return [seq for (seq,) in cursor.fetchall()]
+def _opened(path: Path | None) -> sqlite3.Connection:
+    """Return the database in a file, or in memory."""
+    database = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, isolation_level=None)
+    for pragma in _PRAGMAS:
+        database.execute(f"PRAGMA {pragma}")
+    return database

@@ -138,6 +138,7 @@ class Publisher:
         if mark is not None and self._outbox.is_old_copy(mark):
             self._outbox.renumber()
         self._be_born()
+        self._outbox.begin_sending()
         self._state = _Sending(heard_s=self._clock())
         if mark is not None:
             self._follow(mark)
@@ -146,6 +147,7 @@ class Publisher:
             return self._exchange(self._state)
         finally:
             self._state = None
+            self._outbox.end_sending()
 
     def _await(self, wanted: type, timeout_s: float) -> Happening | None:
         """Return the first happening that is `wanted` or the end of the connection; None where none comes in time."""

@@ -1,6 +1,7 @@
 """The outbox: nothing that got a number vanishes silently, whatever happens to process, disk and server."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -8,11 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from edgert.columns import INTEGERS, Column
 from edgert.link.numbers import BLOCK, NumbersFile
 from edgert.link.outbox import NUMBERS_SUFFIX, Limits, Outbox
 from edgert.link.ranges import as_ranges
-from edgert.record import Event, Events, LogLines, Record, Stamp, Watermark
-from edgert.wire import decode
+from edgert.record import (
+    COUNTER,
+    Batch,
+    Birth,
+    Event,
+    Events,
+    LogLines,
+    Metric,
+    Record,
+    Stamp,
+    Watermark,
+)
+from edgert.wire import decode, schema_hash
 
 AT = Stamp(1000, 1_790_000_000_000)
 
@@ -235,6 +248,165 @@ def test_numbers_file_survives_a_torn_write(tmp_path):
         assert NumbersFile(tmp_path / "n").upto[b"12345678"] in left
     (tmp_path / "n").write_bytes(b"short")
     assert NumbersFile(tmp_path / "n").upto == {}
+
+
+SCHEMA = (Metric("calls_total", "1", 0, COUNTER),)
+BIRTH = Birth("acme", "press-7", "test/1", {}, (SCHEMA,), ())
+
+
+def minute(number: int) -> tuple[Stamp, Batch]:
+    """Return twelve samples of a minute: in all 12 times `number`, with much noise before it."""
+    values = (0, 2 * number) * 6
+    at = Stamp(60_000 * number, 1_790_000_000_000 + 60_000 * number)
+    return at, Batch(schema_hash(SCHEMA), tuple(range(0, 60_000, 5_000)), [Column(INTEGERS, values)])
+
+
+def calls(found: list[Record]) -> int:
+    return sum(sum(one.body.columns[0].values) for one in found if isinstance(one.body, Batch))
+
+
+def test_over_the_cap_old_metrics_become_coarser_before_any_is_dropped(path):
+    """Every call is still counted, the old minutes are quarters, and what they stand for is declared as merged."""
+    outbox = Outbox(path, Limits(max_bytes=6_000))
+    outbox.put([(AT, BIRTH), event("keep")])
+    for number in range(1, 241):
+        outbox.put([minute(number)])
+    assert outbox.depth().bytes <= 6_000
+    outbox.declare(AT)
+    found = records(outbox)
+    assert calls(found) == sum(12 * number for number in range(1, 241))
+    coarse = [one for one in found if one.coarse]
+    assert coarse[0].at == minute(1)[0]
+    assert max(len(one.body.after_ms) for one in coarse) == 12
+    assert not found[-2].coarse or found[-2].body.after_ms
+    assert {loss.reason for one in found if isinstance(one.body, Events) for loss in one.body.lost} == {"merged"}
+    numbers = {(outbox.epoch, one.seq) for one in found} | lost_in(found)
+    assert numbers == {(outbox.epoch, number) for number in range(1, outbox.following)}
+
+
+def test_metrics_that_may_have_been_sent_are_not_merged(path):
+    """The server could have them already and would count them twice; that outlives a restart."""
+    outbox = Outbox(path, Limits(max_bytes=3_000))
+    outbox.put([(AT, BIRTH)])
+    outbox.begin_sending()
+    outbox.put([minute(number) for number in range(1, 31)])
+    outbox.end_sending()
+    sent = outbox.following - 1
+    outbox.close()
+    again = Outbox(path, Limits(max_bytes=3_000))
+    again.put([(AT, BIRTH)])
+    for number in range(31, 200):
+        again.put([minute(number)])
+    found = records(again)
+    coarse = [one for one in found if one.coarse]
+    assert coarse
+    assert min(one.at.mono_ms for one in coarse) >= minute(31)[0].mono_ms
+    assert not any(one.coarse for one in found if one.seq <= sent)
+
+
+def test_disk_that_others_filled_gets_space_back(path, monkeypatch):
+    """What is wanted free and is not comes off what may wait, and the file gets smaller."""
+    free = [10**9]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, free[0]))
+    outbox = Outbox(path, Limits(min_free=0.1))
+    for _ in range(60):
+        outbox.put([log(os.urandom(8000).hex()) for _ in range(5)])
+    before = outbox.depth().bytes
+    assert before > 2_000_000
+    free[0] = 10**8 - 1_500_000
+    outbox.put([event()])
+    assert before - 1_900_000 < outbox.depth().bytes <= before - 1_500_000
+    free[0] = 0
+    outbox.put([event("last")])
+    assert outbox.depth().bytes == 0
+    outbox.settle(mark(outbox, 0))
+    outbox.close()
+    assert path.stat().st_size < 300_000
+
+
+def test_outbox_that_spills_writes_nothing_while_the_server_answers(path):
+    """Records come and go in memory; the file stays as it was when it was opened."""
+    now, before = [1000.0], dict[str, bytes]()
+    outbox = Outbox(path, Limits(spill_s=600), lambda: now[0])
+    assert not outbox.on_disk
+    for number in range(1, 201):
+        outbox.put([event(str(number))])
+        before = before if number > 1 else _files(path)  # numbers are reserved once for a thousand
+        now[0] += 300
+        outbox.settle(mark(outbox, number))
+    assert _files(path) == before
+    assert records(outbox) == []
+
+
+def test_outbox_that_spills_goes_to_disk_when_the_server_stays_away_and_back(path):
+    """After a time, or when memory is full; all is there for the next start; once it is empty it is memory again."""
+    now = [1000.0]
+    outbox = Outbox(path, Limits(spill_s=600, ram_bytes=50_000), lambda: now[0])
+    outbox.put([event("a")])
+    now[0] += 599
+    outbox.put([event("b")])
+    assert not outbox.on_disk
+    now[0] += 1
+    outbox.put([event("c")])
+    assert outbox.on_disk
+    assert [one.seq for one in records(outbox)] == [1, 2, 3]
+    copy = path.parent / "copy"
+    copy.mkdir()
+    for name, data in _files(path).items():
+        (copy / name).write_bytes(data)
+    after = Outbox(copy / path.name, Limits(spill_s=600))
+    assert after.on_disk
+    assert [one.body.events[0].details["text"] for one in records(after)] == ["a", "b", "c"]
+    outbox.settle(mark(outbox, 3))
+    assert not outbox.on_disk
+    outbox.put([log(os.urandom(5000).hex()) for _ in range(9)])
+    assert outbox.on_disk
+    assert [one.seq for one in records(outbox)] == list(range(4, 13))
+
+
+def _files(path: Path) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in path.parent.iterdir() if one.is_file()}
+
+
+def test_outbox_that_spills_stores_all_when_it_is_closed_and_declares_what_a_crash_took(path):
+    """Closed: the same epoch, every record. Killed: what was in memory is declared, and no number comes again."""
+    outbox = Outbox(path, Limits(spill_s=600))
+    outbox.put([event("a")])
+    epoch = outbox.epoch
+    outbox.close()
+    second = Outbox(path, Limits(spill_s=600))
+    assert second.epoch == epoch
+    assert [one.body.events[0].details["text"] for one in records(second)] == ["a"]
+    second.settle(mark(second, 1))
+    assert second.put([event("b")]) == [2]
+    del second  # as if killed: nothing is closed
+    third = Outbox(path, Limits(spill_s=600))
+    assert third.epoch == epoch
+    assert third.put([event("c")]) == [BLOCK + 1]
+    third.declare(AT)
+    assert lost_in(records(third)) == {(epoch, number) for number in range(2, BLOCK + 1)}
+
+
+def test_outbox_that_cannot_spill_keeps_memory_and_tries_again(path, monkeypatch):
+    """The disk is full when it should go there: an event says so, nothing is lost, minutes later it works."""
+    now = [1000.0]
+    outbox = Outbox(path, Limits(spill_s=60), lambda: now[0])
+    outbox.put([event("a")])
+    now[0] += 61
+
+    def fails() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "_to_disk", fails)
+        for _ in range(3):
+            outbox.put([event("b")])
+    assert not outbox.on_disk
+    assert [one.body.events[0].code for one in records(outbox)].count("outbox_spill_failed") == 1
+    now[0] += 301
+    outbox.put([event("c")])
+    assert outbox.on_disk
+    assert len(records(outbox)) == 6
 
 
 CHILD = """
