@@ -153,6 +153,40 @@ def temperature_c(root: Path = Path("/sys/class/thermal")) -> float | None:
     return max(degrees, default=None)
 
 
+def available_memory_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the memory that programs can still get; None when the system does not tell."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", _read(path), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def written_bytes(path: Path = Path("/proc/self/io")) -> int | None:
+    """Return how many bytes this process has had written to storage so far; None when the system does not tell."""
+    found = re.search(r"^write_bytes: (\d+)$", _read(path), re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def battery_ratio(root: Path = Path("/sys/class/power_supply")) -> float | None:
+    """Return how full the emptiest battery is, 0 to 1; None where there is none."""
+    batteries = [path.parent for path in sorted(root.glob("*/type")) if _read(path).strip() == "Battery"]
+    found = [_read(folder / "capacity").strip() for folder in batteries]
+    return min((min(int(text), 100) / 100 for text in found if text.isdigit()), default=None)
+
+
+def throttled_ms(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Return for how long heat has slowed the processor since the system began; None where it does not tell."""
+    found = [_read(path).strip() for path in root.glob("cpu*/thermal_throttle/core_throttle_total_time_ms")]
+    return max((int(text) for text in found if text.isdigit()), default=None)
+
+
+def is_capped(root: Path = Path("/sys/devices/system/cpu/cpufreq")) -> bool:
+    """Say whether a processor may not run at its full clock now: what boards do when they are hot or short of power."""
+    for policy in root.glob("policy*"):
+        most, full = (_read(policy / name).strip() for name in ("scaling_max_freq", "cpuinfo_max_freq"))
+        if most.isdigit() and full.isdigit() and int(most) < int(full):
+            return True
+    return False
+
+
 def notify_service(state: str, environ: Mapping[str, str] = os.environ) -> None:
     """Tell the service manager READY=1, WATCHDOG=1 or STOPPING=1 (sd_notify(3)); nothing where none listens."""
     address = environ.get("NOTIFY_SOCKET", "")

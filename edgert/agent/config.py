@@ -1,16 +1,21 @@
 """The one TOML file of a device: who it is, which bundle it runs on what, and where it reports to."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgert.agent.budget import Budget
 from edgert.disk import read_failed
 from edgert.errors import BadInput
+from edgert.link.limits import Limits
 from edgert.strict_toml import Table, loads
 from edgert.topics import Address
 
 DEVICES = ("auto", "cpu", "gpu", "npu")
 SOURCES = ("folder", "callable")
-OUTBOXES = ("disk", "ram")
+OUTBOXES = ("disk", "ram", "spill")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class LinkConfig:
     key_file: Path | None
     version: int
     outbox: Path | None
-    max_bytes: int
-    max_age_s: float
+    limits: Limits
+    sign_key_file: Path | None
+    order_keys: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class AgentConfig:
     window_s: float
     sample_s: float
     link: LinkConfig | None
+    budget: Budget
 
 
 def read_agent_config(path: Path) -> AgentConfig:
@@ -70,7 +77,8 @@ def read_agent_config(path: Path) -> AgentConfig:
 def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
     """Parse the TOML; `where` names it in errors, `folder` is what relative paths are relative to."""
     top = loads(text, where)
-    top.allow(("device", "bundle", "input", "output", "report", "link"), required=("bundle", "input"))
+    known = ("device", "bundle", "input", "output", "report", "link", "budget")
+    top.allow(known, required=("bundle", "input"))
     bundle, report = top.table("bundle"), top.table("report") if top.has("report") else Table({}, where, "report")
     bundle.allow(("path", "device", "threads"), required=("path",))
     report.allow(("window_s", "sample_s"))
@@ -91,7 +99,25 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
         window_s=window_s,
         sample_s=sample_s,
         link=link,
+        budget=_budget(top.table("budget")),
     )
+
+
+def parse_rates(values: dict[str, object], where: str) -> tuple[float | None, str, Budget | None]:
+    """Return window_s, log level and budget of a desired state, as far as it names them; BadInput as for the file."""
+    table = Table(values, where, "")
+    window_s = table.real("window_s", 1, 86_400) if table.has("window_s") else None
+    level = table.word("log_level", LOG_LEVELS) if table.has("log_level") else ""
+    return window_s, level, _budget(table.table("budget")) if table.has("budget") else None
+
+
+def _budget(table: Table) -> Budget:
+    table.allow(("bytes_per_day", "flash_mb_per_day", "cpu_share"))
+
+    def most(key: str, low: float, high: float) -> float | None:
+        return table.real(key, low, high) if table.has(key) else None
+
+    return Budget(most("bytes_per_day", 10_000, 1e12), most("flash_mb_per_day", 0.1, 1e6), most("cpu_share", 1e-4, 1))
 
 
 def _address(table: Table) -> Address:
@@ -123,10 +149,15 @@ def _output(top: Table, folder: Path) -> Path | None:
 
 def _link(table: Table, folder: Path) -> LinkConfig:
     names = ("url", "username", "password_file", "ca_file", "cert_file", "key_file", "version", "outbox")
-    table.allow((*names, "path", "max_bytes", "max_age_s"), required=("url",))
+    limits = ("max_bytes", "ram_bytes", "max_age_s", "min_free", "spill_s")
+    table.allow((*names, "path", *limits, "sign_key_file", "order_keys"), required=("url",))
     kind = table.word("outbox", OUTBOXES) if table.has("outbox") else "disk"
-    if kind == "disk" and not table.has("path"):
+    if kind != "ram" and not table.has("path"):
         raise table.error("path", "is missing", 'name the file of the outbox, or write outbox = "ram"')
+    if kind != "spill" and table.has("spill_s"):
+        raise table.error(
+            "spill_s", f'is for outbox = "spill", and outbox is "{kind}"', "write the one or leave the other"
+        )
 
     def file(key: str) -> Path | None:
         return folder / table.text(key) if table.has(key) else None
@@ -139,7 +170,19 @@ def _link(table: Table, folder: Path) -> LinkConfig:
         cert_file=file("cert_file"),
         key_file=file("key_file"),
         version=table.integer("version", 4, 5) if table.has("version") else 5,
-        outbox=file("path") if kind == "disk" else None,
+        outbox=file("path") if kind != "ram" else None,
+        limits=_limits(table, kind),
+        sign_key_file=file("sign_key_file"),
+        order_keys=tuple(map(bytes.fromhex, table.texts_matching("order_keys", KEY, "a public key in hexadecimal"))),
+    )
+
+
+def _limits(table: Table, kind: str) -> Limits:
+    spill_s = table.real("spill_s", 0, 86_400) if table.has("spill_s") else 600.0
+    return Limits(
         max_bytes=table.integer("max_bytes", 10_000, 1 << 40) if table.has("max_bytes") else 20_000_000,
+        ram_bytes=table.integer("ram_bytes", 10_000, 1 << 32) if table.has("ram_bytes") else 2_000_000,
         max_age_s=table.real("max_age_s", 60, 10 * 365 * 86_400) if table.has("max_age_s") else 7 * 86_400,
+        min_free=table.real("min_free", 0, 0.9) if table.has("min_free") else 0.05,
+        spill_s=spill_s if kind == "spill" else None,
     )

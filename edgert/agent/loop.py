@@ -7,13 +7,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgert import strict_json
-from edgert.agent.config import AgentConfig
+from edgert.agent.config import AgentConfig, parse_rates
 from edgert.agent.inputs import Item, Reader, open_source
-from edgert.agent.reports import Reports, open_reports
+from edgert.agent.log_lines import MOST_LINES, LogLinesKept
+from edgert.agent.reports import Act, open_reports
 from edgert.agent.window import Counts, Window
 from edgert.errors import EdgertError
 from edgert.host import notify_service
@@ -45,8 +47,9 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, ready: Callable[[],
     MissingExtra where the packages of the link or of a source are not installed.
     """
     with load(config.bundle, device=config.device, threads=config.threads) as model:
-        loop = _Loop(config, model, open_reports(config, model))
+        loop = _Loop(config, model)
         try:
+            loop.reports.start()
             ready()
             loop.reports.tell(_started(model))
             loop.run(stop)
@@ -57,15 +60,19 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, ready: Callable[[],
 
 
 class _Loop:
-    """One run of the agent: the model, what was counted, and the window that is open."""
+    """One run of the agent: the model, what was counted, the window that is open, and what the server may ask."""
 
-    def __init__(self, config: AgentConfig, model: Model, reports: Reports) -> None:
+    def __init__(self, config: AgentConfig, model: Model) -> None:
         reference = strict_json.loads(model.bundle.file(model.bundle.manifest.reference).read_bytes(), "reference.json")
         assert isinstance(reference, dict)
-        self.counts, self.windows, self.reports = Counts(), 0, reports
-        self._config, self._model = config, model
-        self._telemetry = Telemetry(reference)
-        self._window = Window(self._telemetry, self.counts, config.bundle.parent)
+        self.counts, self.windows = Counts(), 0
+        self.commands: dict[str, Act] = {"rebirth": self._rebirth, "report": self._report, "log": self._log}
+        self._config, self._model, self._window_s, self._budget = config, model, config.window_s, config.budget
+        self._log_lines = LogLinesKept()
+        log.addHandler(self._log_lines)
+        self._telemetry = Telemetry(reference, share=config.budget.cpu_share)
+        self.reports = open_reports(config, lambda: self._model, self)
+        self._window = Window(self._telemetry, self.counts, config.bundle.parent, self.reports.state)
 
     def run(self, stop: threading.Event) -> None:
         """Serve inputs until `stop`, or until there are no more."""
@@ -76,22 +83,59 @@ class _Loop:
                 item = source.take(IDLE_S)
                 if item is not None:
                     self._serve(item)
+                self.counts.dropped, self.counts.queued = source.dropped, source.queued
                 self._tick()
                 notify_service("WATCHDOG=1")
         finally:
             source.close()
+            log.removeHandler(self._log_lines)
 
     def flush(self) -> None:
         """End the window and report it."""
         self.windows += 1
-        self.reports.put(self._window.reports())
+        if self.reports.wanted:
+            self.reports.report(self._window.reports())
+
+    def desire(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Put in force what of a desired state this device can do; return what is in force."""
+        window_s, level, budget = parse_rates(dict(state), "the desired state")
+        self._window_s = self._window_s if window_s is None else window_s
+        if level:
+            log.setLevel(level.upper())
+        if budget is not None or window_s is not None:
+            self._budget = self._config.budget if budget is None else budget
+            self.reports.spend(self._budget, self._window_s)
+        found: dict[str, Any] = {"window_s": self._window_s, "log_level": level or "as it was"}
+        slots = state.get("slots")
+        if isinstance(slots, Mapping):
+            running = self._model.bundle.digest
+            found["slots"] = dict.fromkeys(slots, running)
+            if any(digest != running for digest in slots.values()):
+                found["error"] = "this agent runs the bundle of its configuration; it loads no other"
+        return found
+
+    def _rebirth(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.reports.rebirth()
+        return {}
+
+    def _report(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.flush()
+        return {}
+
+    def _log(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Report the newest log lines: at most `lines` of them."""
+        wanted = args.get("lines", MOST_LINES)
+        records = self._log_lines.records(wanted if isinstance(wanted, int) else MOST_LINES)
+        self.reports.put(records)
+        return {"records": len(records)}
 
     def _tick(self) -> None:
-        """Take a sample, and end the window, where it is time."""
-        now = time.monotonic()
-        if now - self._window.sampled >= self._config.sample_s:
+        """Follow orders, take a sample, and end the window, where it is time."""
+        self.reports.follow()
+        now, windows = time.monotonic(), self.reports.detail.windows
+        if now - self._window.sampled >= min(self._config.sample_s, self._window_s) * windows:
             self._window.sample()
-        if now - self._window.begun >= self._config.window_s:
+        if now - self._window.begun >= self._window_s * windows:
             self.flush()
 
     def _serve(self, item: Item) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from edgert.errors import BadInput
 from edgert.host import boot_id
+from edgert.link.limits import LIMITS, Limits
 from edgert.link.numbers import Numbers, NumbersFile, mint_epoch
 from edgert.link.ranges import Range, as_ranges, joined, without
 from edgert.link.room import KEPT, PRIORITIES, Room, Run
@@ -54,21 +55,6 @@ Sign = Callable[[str, bytes], bytes]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much may wait: bytes of payload on disk and in memory, and seconds (0: for ever).
-
-    `min_free` is the share of the whole disk that stays free for others. `spill_s` is None where all goes to disk at
-    once; else it is in memory until a record has waited for so many seconds, or memory is full, or it is closed.
-    """
-
-    max_bytes: int = 20_000_000
-    ram_bytes: int = 2_000_000
-    max_age_s: float = 7 * 86_400
-    min_free: float = 0.0
-    spill_s: float | None = None
-
-
-@dataclass(frozen=True)
 class Waiting:
     """A stored record: its number, the kind that names its topic, and its bytes."""
 
@@ -97,7 +83,7 @@ class Outbox:
     def __init__(
         self,
         path: Path | None,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
         clock: Callable[[], float] = time.time,
         *,
         sign: Sign | None = None,

@@ -55,6 +55,7 @@ class Counters:
     watermarks: int = 0
     refused: int = 0
     last_error: str = ""
+    cpu_s: float = 0.0
 
 
 @dataclass
@@ -74,7 +75,10 @@ def backoff_s(attempt: int, hint_ms: int, chance: float) -> float:
 
 
 class Publisher:
-    """Sends what waits in `outbox` for `address`, until `stop`. `birth` tells who the device is, at each boot."""
+    """Sends what waits in `outbox` for `address`, until `stop`. `birth` tells who the device is, at each boot.
+
+    `allowance` says how many bytes may be sent now, None for any number: at 0 records stay where they are.
+    """
 
     def __init__(
         self,
@@ -87,8 +91,12 @@ class Publisher:
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         on_message: Callable[[str, bytes], None] | None = None,
+        allowance: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.counters = Counters()
+        self._allowance = allowance
+        self._server_ms: tuple[int, float] | None = None
+        self._reborn = threading.Event()
         self._outbox, self._address, self._link, self._birth = outbox, address, link, birth
         self._clock, self._wall, self._chance, self._on_message = clock, wall, chance, on_message
         self._state: _Sending | None = None
@@ -106,6 +114,17 @@ class Publisher:
         """Leave the broker with a good-bye; what waits stays in the outbox."""
         self._stopping.set()
         self._thread.join(timeout_s)
+
+    def rebirth(self) -> None:
+        """Say again who the device is, from any thread."""
+        self._reborn.set()
+
+    def server_ms(self) -> int | None:
+        """Return the server's wall clock by its last watermark, None where there was none."""
+        if self._server_ms is None:
+            return None
+        then_ms, heard_s = self._server_ms
+        return then_ms + int((self._clock() - heard_s) * 1000)
 
     def drain(self, timeout_s: float) -> None:
         """Wait until the server has everything, for a while, and only as long as it can be reached."""
@@ -176,12 +195,19 @@ class Publisher:
                 mark = self._read_mark(found)
                 if mark is not None:
                     return mark
+                self._pass_on(found)
         return None
+
+    def _pass_on(self, message: Message) -> None:
+        """Hand over what is no watermark: orders."""
+        if self._on_message is not None and message.topic != self._address.down("ack"):
+            self._on_message(message.topic, message.payload)
 
     def _be_born(self) -> None:
         """Number a birth where this boot, or a new epoch, has none yet."""
         key = (self._outbox.epoch, self._outbox.boot)
-        if self._born != key:
+        if self._born != key or self._reborn.is_set():
+            self._reborn.clear()
             self._outbox.put([(self._stamp(), self._birth())])
             self._born = (self._outbox.epoch, self._outbox.boot)
 
@@ -198,6 +224,7 @@ class Publisher:
                     return found.refused
                 self._hear(state, found)
                 found = self._next(0)
+            self.counters.cpu_s = time.thread_time()
             if self._clock() - state.heard_s > SILENCE_S:
                 state.sent_upto, state.heard_s = 0, self._clock()
         self._link.publish(self._address.status, self._presence(on=False), retain=True)
@@ -213,8 +240,8 @@ class Publisher:
             mark = self._read_mark(found)
             if mark is not None:
                 self._follow(mark)
-            elif self._on_message is not None:
-                self._on_message(found.topic, found.payload)
+            else:
+                self._pass_on(found)
 
     def _read_mark(self, message: Message) -> Watermark | None:
         """Return the watermark in a message; None where it is something else, or nonsense."""
@@ -226,6 +253,7 @@ class Publisher:
             self.counters.last_error = exc.message
             return None
         self.counters.watermarks += 1
+        self._server_ms = (mark.time_ms, self._clock())
         self._hint_ms = mark.backoff_ms or 0
         return mark
 
@@ -243,6 +271,9 @@ class Publisher:
     def _send(self, state: _Sending) -> None:
         """Hand over records until enough are on their way: first those that are missing, then new ones."""
         while len(state.in_flight) < IN_FLIGHT:
+            left = self._allowance()
+            if left is not None and left <= 0:
+                return
             one = self._to_send(state)
             if one is None:
                 return

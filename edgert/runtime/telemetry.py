@@ -104,9 +104,15 @@ class Telemetry:
     """
 
     def __init__(
-        self, reference: Mapping[str, Any], slot: int = 0, clock: Callable[[], float] = time.perf_counter
+        self,
+        reference: Mapping[str, Any],
+        slot: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        share: float | None = None,
     ) -> None:
         self._reference, self._slot, self._clock = reference, slot, clock
+        self._share = SHARE if share is None else min(share, SHARE)
         self._lock = threading.Lock()
         self._window = _Window(clock())
         self._every, self._until_look, self._cost_s = 1, 0, 0.0
@@ -124,7 +130,7 @@ class Telemetry:
             begun = self._clock()
             self._look(window, inputs, outputs)
             self._cost_s += (self._clock() - begun - self._cost_s) * (0.2 if window.looked_at > 1 else 1.0)
-            self._every = max(1, math.ceil(self._cost_s / max(SHARE * run_s, LEAST_COST_S)))
+            self._every = max(1, math.ceil(self._cost_s / max(self._share * run_s, LEAST_COST_S)))
             self._until_look = self._every - 1
 
     def failed(self, code: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edgert.link.limits import Limits
 from edgert.link.mqtt import Broker, Connection
-from edgert.link.outbox import Limits, Outbox
+from edgert.link.outbox import Outbox
 from edgert.link.publisher import Publisher
 from edgert.record import Event, Events, LogLines, Presence, Stamp
 from edgert.topics import Address
