@@ -151,6 +151,26 @@ def test_agent_that_is_told_to_end_stores_everything_and_exits_0(folder):
     assert sum(counted) == 5
 
 
+def test_agent_tells_less_where_the_day_has_no_room_and_says_so(folder):
+    """A budget of 10 kB a day and a report a second: an event names the step, the reason and what is left out."""
+    config(folder, link(free_port()) + "[budget]\nbytes_per_day = 10000\n", window_s=1)
+    seen = list[float]()
+
+    def done() -> bool:
+        if len(lines(folder)) == 5:
+            seen.append(time.monotonic())
+        return bool(seen) and seen[-1] - seen[0] > 2.5
+
+    run_until(folder, done)
+    found = stored(folder)
+    told = [one for it in found if isinstance(it.body, Events) for one in it.body.events if one.code == "report_detail"]
+    assert told[0].details["because"] == "bytes_per_day"
+    assert told[0].details["step"] == 5
+    assert "sketches other than run_seconds" in told[0].details["left_out"]
+    batches = [one.body for one in found if isinstance(one.body, Batch)]
+    assert [len(one.columns) for one in batches] == [len(SCHEMA), 2]
+
+
 @pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed; run .ci/system-packages")
 def test_store_and_forward_example_loses_nothing_while_the_broker_is_dead(folder, capfd):
     """A real broker, killed in the middle: every number the device gave is committed."""
@@ -169,6 +189,8 @@ def test_store_and_forward_example_loses_nothing_while_the_broker_is_dead(folder
         (("sample_s = 0.2", "sample_s = 100"), "sample_s"),
         (("[report]", "[reprot]"), "'reprot' is not a known key"),
         (('path = "convs"', 'path = "convs"\nthreads = -1'), "threads"),
+        (("[report]", "[budget]\nbytes_per_day = 5\n[report]"), r"'budget\.bytes_per_day'"),
+        (("[report]", "[budget]\nmiles_per_day = 5\n[report]"), "miles_per_day"),
     ],
 )
 def test_agent_config_names_the_key_that_is_wrong(folder, change, reason):
@@ -190,6 +212,13 @@ def test_agent_config_with_a_link_needs_a_device_and_an_outbox(folder):
     ram = parse_agent_config(text.replace('path = "o.db"', 'outbox = "ram"'), "a", folder)
     assert ram.link is not None
     assert ram.link.outbox is None
+    with pytest.raises(BadInput, match=r"'link\.spill_s' is for outbox"):
+        parse_agent_config(text + "spill_s = 5\n", "a", folder)
+    with pytest.raises(BadInput, match="public key in hexadecimal"):
+        parse_agent_config(text + 'order_keys = ["12"]\n', "a", folder)
+    spill = parse_agent_config(text + f'outbox = "spill"\norder_keys = ["{"ab" * 32}"]\n', "a", folder).link
+    assert spill is not None
+    assert (spill.limits.spill_s, spill.order_keys) == (600, (b"\xab" * 32,))
 
 
 def test_agent_does_not_begin_with_a_damaged_bundle(folder):

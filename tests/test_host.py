@@ -13,12 +13,15 @@ import pytest
 from edgert.errors import EnvironmentFailed
 from edgert.host import (
     ISA,
+    available_memory_bytes,
+    battery_ratio,
     boot_id,
     cache_dir,
     cgroup_quota,
     fsync_dir,
     has_gpu,
     host_facts,
+    is_capped,
     locked,
     notify_service,
     parse_cpuinfo,
@@ -26,7 +29,9 @@ from edgert.host import (
     peak_rss_bytes,
     rss_bytes,
     temperature_c,
+    throttled_ms,
     usable_cores,
+    written_bytes,
 )
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
@@ -263,6 +268,43 @@ def test_temperature_is_the_hottest_zone_and_none_without_any(tmp_path):
         (tmp_path / f"thermal_zone{name}").mkdir()
         (tmp_path / f"thermal_zone{name}" / "temp").write_text(text)
     assert temperature_c(tmp_path) == 63.0
+
+
+def test_memory_that_is_left_and_bytes_that_were_written_are_read(tmp_path):
+    """As Linux writes them; None where it writes nothing of the kind."""
+    (tmp_path / "meminfo").write_text("MemTotal:  16000 kB\nMemFree:  1 kB\nMemAvailable:    9000 kB\n")
+    (tmp_path / "io").write_text("rchar: 5\nwchar: 6\nread_bytes: 7\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n")
+    assert available_memory_bytes(tmp_path / "meminfo") == 9000 * 1024
+    assert written_bytes(tmp_path / "io") == 4096
+    assert available_memory_bytes(tmp_path / "none") is None
+    assert written_bytes(tmp_path / "none") is None
+
+
+def test_battery_is_the_emptiest_one_and_a_charger_is_none(tmp_path):
+    """A tablet with two, and its mains; a board has none."""
+    assert battery_ratio(tmp_path) is None
+    for name, kind, capacity in (("AC", "Mains", ""), ("BAT0", "Battery", "80\n"), ("BAT1", "Battery", "35\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "type").write_text(kind + "\n")
+        (tmp_path / name / "capacity").write_text(capacity)
+    assert battery_ratio(tmp_path) == 0.35
+
+
+def test_throttling_is_read_where_the_kernel_tells(tmp_path):
+    """Milliseconds of the core that was slowed longest; a clock that is capped now."""
+    assert throttled_ms(tmp_path) is None
+    assert not is_capped(tmp_path)
+    for core, text in (("cpu0", "120\n"), ("cpu1", "350\n")):
+        (tmp_path / core / "thermal_throttle").mkdir(parents=True)
+        (tmp_path / core / "thermal_throttle" / "core_throttle_total_time_ms").write_text(text)
+    assert throttled_ms(tmp_path) == 350
+    for policy, most in (("policy0", "1800000"), ("policy4", "2400000")):
+        (tmp_path / policy).mkdir()
+        (tmp_path / policy / "cpuinfo_max_freq").write_text("2400000\n")
+        (tmp_path / policy / "scaling_max_freq").write_text(most + "\n")
+    assert is_capped(tmp_path)
+    (tmp_path / "policy0" / "scaling_max_freq").write_text("2400000\n")
+    assert not is_capped(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets here")

@@ -45,15 +45,32 @@ def consumer(tmp_path: Path, broker: Mosquitto) -> Iterator[Consumer]:
     one.stop()
 
 
-def publisher_of(outbox: Outbox, port: int) -> Publisher:
+def publisher_of(outbox: Outbox, port: int, allowance: Callable[[], float | None] = lambda: None) -> Publisher:
     will = (ADDRESS.status, encode_presence(Presence(False, outbox.epoch, outbox.boot)))
     link = Connection(Broker(f"mqtt://127.0.0.1:{port}"), ADDRESS.device, will)
-    return Publisher(outbox, ADDRESS, link, lambda: BIRTH, chance=lambda: 0.1)
+    return Publisher(outbox, ADDRESS, link, lambda: BIRTH, chance=lambda: 0.1, allowance=allowance)
 
 
 def put(outbox: Outbox, count: int) -> set[tuple[bytes, int]]:
     items = [(Stamp(0, 1), Events((Event("tick", 0, 0, {"n": number}),))) for number in range(count)]
     return {(outbox.epoch, number) for number in outbox.put(items)}
+
+
+def test_publisher_without_allowance_keeps_records_and_sends_them_later(tmp_path, broker, consumer):
+    """The day's bytes are spent: nothing is sent, nothing is lost; the next day all of it goes."""
+    allowed = [0.0]
+    outbox = Outbox(tmp_path / "device.db")
+    publisher = publisher_of(outbox, broker.port, lambda: allowed[0])
+    publisher.start()
+    produced = put(outbox, 10)
+    assert until(lambda: publisher.is_connected)
+    time.sleep(1)
+    assert publisher.counters.sent == 0
+    assert outbox.depth().records == 11
+    allowed[0] = 1e6
+    assert until(lambda: outbox.depth().records == 0)
+    publisher.stop()
+    assert produced < set(consumer.committed(ADDRESS.device))
 
 
 def test_publisher_brings_every_record_to_the_database_and_empties_the_outbox(tmp_path, broker, consumer):
