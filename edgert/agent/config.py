@@ -51,6 +51,7 @@ class AgentConfig:
 
     address: Address | None
     bundle: Path
+    library: Path | None
     device: str
     threads: int
     input: InputConfig
@@ -80,7 +81,7 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
     known = ("device", "bundle", "input", "output", "report", "link", "budget")
     top.allow(known, required=("bundle", "input"))
     bundle, report = top.table("bundle"), top.table("report") if top.has("report") else Table({}, where, "report")
-    bundle.allow(("path", "device", "threads"), required=("path",))
+    bundle.allow(("path", "library", "device", "threads"), required=("path",))
     report.allow(("window_s", "sample_s"))
     link = _link(top.table("link"), folder) if top.has("link") else None
     if link is not None and not top.has("device"):
@@ -92,6 +93,7 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
     return AgentConfig(
         address=_address(top.table("device")) if top.has("device") else None,
         bundle=folder / bundle.text("path"),
+        library=folder / bundle.text("library") if bundle.has("library") else None,
         device=bundle.word("device", DEVICES) if bundle.has("device") else "auto",
         threads=bundle.integer("threads", 0, 1024) if bundle.has("threads") else 0,
         input=_input(top.table("input"), folder),

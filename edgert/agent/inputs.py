@@ -49,12 +49,16 @@ class Source(Protocol):
         """Let go of what was opened."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reader:
-    """How a file becomes the feeds of this model."""
+    """How a file becomes the feeds of the model that runs now; `use` takes those of another one."""
 
     inputs: Sequence[TensorSpec]
     preparer: Preparer
+
+    def use(self, other: "Reader") -> None:
+        """Read for another model from now on."""
+        self.inputs, self.preparer = other.inputs, other.preparer
 
     def read(self, path: Path) -> Feeds:
         """Return the feeds in a file: a sound, a picture, or arrays."""

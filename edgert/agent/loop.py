@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgert import strict_json
@@ -16,8 +17,9 @@ from edgert.agent.config import AgentConfig, parse_rates
 from edgert.agent.inputs import Item, Reader, open_source
 from edgert.agent.log_lines import MOST_LINES, LogLinesKept
 from edgert.agent.reports import Act, open_reports
+from edgert.agent.slots import find_bundle
 from edgert.agent.window import Counts, Window
-from edgert.errors import EdgertError
+from edgert.errors import BadInput, EdgertError
 from edgert.host import notify_service
 from edgert.record import Event
 from edgert.runtime.inputs import summarise
@@ -28,6 +30,8 @@ from edgert.runtime.telemetry import Telemetry
 log = logging.getLogger("edgert")
 
 IDLE_S = 0.2
+SLOT = "main"
+"""The one slot of an agent, in the desired state."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,16 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, ready: Callable[[],
     `ready` is called once the bundle is open. Raises what `load` raises, BadInput for a source that cannot be, and
     MissingExtra where the packages of the link or of a source are not installed.
     """
-    with load(config.bundle, device=config.device, threads=config.threads) as model:
-        loop = _Loop(config, model)
-        try:
-            loop.reports.start()
-            ready()
-            loop.reports.tell(_started(model))
-            loop.run(stop)
-        finally:
-            loop.flush()
-            waiting = loop.reports.close()
+    loop = _Loop(config, _load(config, config.bundle))
+    try:
+        loop.reports.start()
+        ready()
+        loop.reports.tell(_started(loop.model))
+        loop.run(stop)
+    finally:
+        loop.flush()
+        waiting = loop.reports.close()
+        loop.model.close()
     return Summary(loop.counts.calls, loop.counts.errors, loop.windows, waiting)
 
 
@@ -63,21 +67,18 @@ class _Loop:
     """One run of the agent: the model, what was counted, the window that is open, and what the server may ask."""
 
     def __init__(self, config: AgentConfig, model: Model) -> None:
-        reference = strict_json.loads(model.bundle.file(model.bundle.manifest.reference).read_bytes(), "reference.json")
-        assert isinstance(reference, dict)
-        self.counts, self.windows = Counts(), 0
+        self.model, self.counts, self.windows = model, Counts(), 0
         self.commands: dict[str, Act] = {"rebirth": self._rebirth, "report": self._report, "log": self._log}
-        self._config, self._model, self._window_s, self._budget = config, model, config.window_s, config.budget
+        self._config, self._window_s, self._budget = config, config.window_s, config.budget
         self._log_lines = LogLinesKept()
         log.addHandler(self._log_lines)
-        self._telemetry = Telemetry(reference, share=config.budget.cpu_share)
-        self.reports = open_reports(config, lambda: self._model, self)
+        self._telemetry, self._reader = _telemetry(model, config), _reader(model)
+        self.reports = open_reports(config, lambda: self.model, self)
         self._window = Window(self._telemetry, self.counts, config.bundle.parent, self.reports.state)
 
     def run(self, stop: threading.Event) -> None:
         """Serve inputs until `stop`, or until there are no more."""
-        preparer = open_preparer(self._model.bundle.manifest.task, self._model.inputs, self._model.bundle.file)
-        source = open_source(self._config.input, Reader(self._model.inputs, preparer))
+        source = open_source(self._config.input, self._reader)
         try:
             while not stop.is_set() and not source.ended:
                 item = source.take(IDLE_S)
@@ -108,11 +109,28 @@ class _Loop:
         found: dict[str, Any] = {"window_s": self._window_s, "log_level": level or "as it was"}
         slots = state.get("slots")
         if isinstance(slots, Mapping):
-            running = self._model.bundle.digest
-            found["slots"] = dict.fromkeys(slots, running)
-            if any(digest != running for digest in slots.values()):
-                found["error"] = "this agent runs the bundle of its configuration; it loads no other"
+            try:
+                self._run_slots(slots)
+            except EdgertError as exc:
+                found["error"] = exc.message[:500]
+            found["slots"] = {SLOT: self.model.bundle.digest}
         return found
+
+    def _run_slots(self, slots: Mapping[str, Any]) -> None:
+        """Run the bundle that is wanted; where it cannot be opened the one that runs goes on."""
+        if list(slots) != [SLOT]:
+            raise BadInput(f"slots are {', '.join(map(str, slots))}; there is one here, '{SLOT}'", "name that one")
+        if slots[SLOT] == self.model.bundle.digest:
+            return
+        model = _load(self._config, find_bundle(self._config.library, slots[SLOT]))
+        self.flush()
+        before, self.model = self.model, model
+        before.close()
+        self._telemetry = _telemetry(model, self._config)
+        self._window.watch(self._telemetry)
+        self._reader.use(_reader(model))
+        self.reports.rebirth()
+        self.reports.tell(_started(model))
 
     def _rebirth(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         self.reports.rebirth()
@@ -144,7 +162,7 @@ class _Loop:
         try:
             feeds = item.read()
             read = time.perf_counter()
-            outputs = self._model.run(feeds)
+            outputs = self.model.run(feeds)
         except (EdgertError, OSError) as exc:
             self.counts.errors += 1
             self._telemetry.failed(type(exc).__name__)
@@ -160,6 +178,20 @@ class _Loop:
         if item.waited_s is not None:
             around["queue"] = item.waited_s
         self._telemetry.called(done - read, feeds, outputs, **around)
+
+
+def _load(config: AgentConfig, path: Path) -> Model:
+    return load(path, device=config.device, threads=config.threads)
+
+
+def _telemetry(model: Model, config: AgentConfig) -> Telemetry:
+    reference = strict_json.loads(model.bundle.file(model.bundle.manifest.reference).read_bytes(), "reference.json")
+    assert isinstance(reference, dict)
+    return Telemetry(reference, share=config.budget.cpu_share)
+
+
+def _reader(model: Model) -> Reader:
+    return Reader(model.inputs, open_preparer(model.bundle.manifest.task, model.inputs, model.bundle.file))
 
 
 def _started(model: Model) -> Event:

@@ -91,6 +91,10 @@ class Window:
         self._throttled_ms = 0
         self._measured()
 
+    def watch(self, telemetry: Telemetry) -> None:
+        """Report the counts of another model from now on."""
+        self._telemetry = telemetry
+
     def sample(self) -> None:
         """Look at the host and the counters now."""
         self._rows.append((time.monotonic(), self._measured()))

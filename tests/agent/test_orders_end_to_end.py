@@ -14,6 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edgert.agent.config import read_agent_config
 from edgert.agent.loop import run_agent
+from edgert.bundle import open_bundle
 from edgert.link.orders import COMMAND, DESIRED, seal
 from edgert.link.signing import is_signed
 from edgert.manifest import Placement
@@ -143,6 +144,39 @@ def test_agent_follows_commands_and_answers(agent, broker):
     server.close()
 
 
+def test_agent_runs_the_bundle_that_the_server_wants_and_says_so(agent, broker, tmp_path):
+    """One of its library, by digest: a new birth names it, a restart finds it again, nonsense changes nothing."""
+    server = Server(broker.port)
+    library = tmp_path / "library"
+    library.mkdir()
+    other = write_conv_bundle(library, [Placement("fp32", "CPUExecutionProvider", "cpu")], min_cosine=0.9)
+    (library / "broken.edgert").write_bytes(b"nonsense")
+    text = (tmp_path / "agent.toml").read_text()
+    (tmp_path / "agent.toml").write_text(text.replace('path = "convs"', 'path = "convs"\n    library = "library"'))
+    wanted = open_bundle(other).digest
+    stop = agent()
+    (first,) = server.wait(Birth)
+    assert first.body.slots[0].digest != wanted
+    server.order(DESIRED, version=1, state={"slots": {"main": wanted}})
+    (told,) = server.wait(Reported)
+    assert told.body.state["slots"] == {"main": wanted}
+    assert "error" not in told.body.state
+    births = server.wait(Birth, lambda found: len(found) == 2)
+    assert births[1].body.slots[0].digest == wanted
+    server.order(DESIRED, version=2, state={"slots": {"main": "0" * 64}})
+    told = server.wait(Reported, lambda found: len(found) == 2)[1]
+    assert told.body.state["slots"] == {"main": wanted}
+    assert "there are" in told.body.state["error"]
+    np.save(tmp_path / "inputs" / "2.npy", image(2))
+    server.order(DESIRED, version=3, state={"slots": {"main": wanted}})
+    server.wait(Reported, lambda found: len(found) == 3)
+    stop()
+    agent()
+    later = server.wait(Birth, lambda found: any(one.boot == 2 and one.body.slots[0].digest == wanted for one in found))
+    assert later
+    server.close()
+
+
 def test_agent_holds_the_desired_state_over_a_restart(agent, broker):
     """Reported as version 7; after a restart the same again; what was ordered meanwhile is found; 6 is refused."""
     server = Server(broker.port)
@@ -153,7 +187,7 @@ def test_agent_holds_the_desired_state_over_a_restart(agent, broker):
     assert told.body.version == 7
     assert told.body.state["window_s"] == 1
     assert told.body.state["slots"]["main"] == server.records(Birth)[0].body.slots[0].digest
-    assert "loads no other" in told.body.state["error"]
+    assert "no folder of bundles" in told.body.state["error"]
     server.wait(Batch, lambda found: len(found) >= 2)
     stop()
     stop = agent()
