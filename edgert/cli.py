@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ("edgert.commands.keys", "Check a bundle's files and signature."),
     "sources": ("edgert.commands.sources", "List, install or remove the frameworks that models come from."),
     "agent": ("edgert.commands.agent", "Run a bundle as a device does, and report to a fleet server."),
+    "record": ("edgert.commands.record", "Show a payload of the wire format as JSON, or make one from JSON."),
     "doctor": ("edgert.commands.doctor", "Show versions, providers, devices, and how to get what is missing."),
 }
 INTERRUPTED = 130

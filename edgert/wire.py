@@ -81,6 +81,11 @@ def schema_hash(schema: Schema) -> bytes:
 
 def encode_watermark(mark: Watermark) -> bytes:
     """Return the payload of `dn/ack`, with at most 64 ranges: `upto` then ends before the first that is left out."""
+    return cbor.dumps(write_watermark(mark))
+
+
+def write_watermark(mark: Watermark) -> dict[str, object]:
+    """Return the map of `dn/ack`."""
     missing, upto = list(mark.missing), mark.upto
     if len(missing) > MOST_MISSING:
         upto = missing[MOST_MISSING][0] - 1
@@ -89,12 +94,17 @@ def encode_watermark(mark: Watermark) -> bytes:
     document["missing"] = [list(pair) for pair in missing]
     if mark.backoff_ms is not None:
         document["backoff_ms"] = mark.backoff_ms
-    return cbor.dumps(document)
+    return document
 
 
 def decode_watermark(payload: bytes) -> Watermark:
     """Return the watermark in a payload; BadInput for what is none, or ranges that overlap or go past `upto`."""
-    document = mapping(cbor.loads(payload, "a watermark"), "a watermark")
+    return read_watermark(cbor.loads(payload, "a watermark"))
+
+
+def read_watermark(item: object) -> Watermark:
+    """Return the watermark in a map."""
+    document = mapping(item, "a watermark")
     upto, last = uint(document.get("upto"), "upto"), 0
     missing = list[tuple[int, int]]()
     for pair in array(document.get("missing"), "missing", range(MOST_MISSING + 1)):
@@ -115,12 +125,17 @@ def decode_watermark(payload: bytes) -> Watermark:
 
 def encode_presence(presence: Presence) -> bytes:
     """Return the payload of `st`."""
-    return cbor.dumps({"on": presence.on, "epoch": presence.epoch, "boot": presence.boot})
+    return cbor.dumps(vars(presence))
 
 
 def decode_presence(payload: bytes) -> Presence:
     """Return the presence in a payload; BadInput for what is none."""
-    document = mapping(cbor.loads(payload, "a presence"), "a presence")
+    return read_presence(cbor.loads(payload, "a presence"))
+
+
+def read_presence(item: object) -> Presence:
+    """Return the presence in a map."""
+    document = mapping(item, "a presence")
     return Presence(
         typed(document.get("on"), bool, "on"),
         sized_bytes(document.get("epoch"), "epoch", HASH_BYTES),

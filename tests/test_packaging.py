@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS_ONLY = ("onnx", "onnx_ir", "onnxscript", "tomli_w", "PIL", "rich", "securesystemslib", "onnxruntime_qnn")
+EXTRAS_ONLY = (
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "tomli_w",
+    "PIL",
+    "rich",
+    "securesystemslib",
+    "onnxruntime_qnn",
+    "cbor2",
+    "prometheus_client",
+    "opentelemetry",
+)
 
 
 @dataclass(frozen=True)

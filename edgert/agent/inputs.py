@@ -1,14 +1,14 @@
 """Where inputs come from: a source is asked for the next one, and says when there will be no more."""
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from edgert.agent.config import InputConfig
 from edgert.errors import BadInput, EdgertError
+from edgert.imported import imported
 from edgert.manifest import TensorSpec
 from edgert.runtime.inputs import Array, read_inputs
 from edgert.runtime.prepare import Preparer
@@ -116,15 +116,6 @@ def _from_callable(name: str) -> Iterator[Item]:
     made = imported(name, "a generator of feeds")
     for number, feeds in enumerate(made()):
         yield Item(f"{name}[{number}]", lambda feeds=feeds: feeds)  # type: ignore[misc]
-
-
-def imported(name: str, what: str) -> Any:
-    """Return `module:function`; BadInput says `what` it should be where there is none."""
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise BadInput(f"'{name}' cannot be imported: {exc}", f"write module:function, {what}") from exc
 
 
 def _from_folder(folder: Path, reader: Reader) -> Iterator[Item | None]:
