@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgert.agent.budget import Budget
+from edgert.agent.sink_config import BROKER_KEYS, SinkConfig, parse_broker, parse_sink
 from edgert.disk import read_failed
 from edgert.errors import BadInput
-from edgert.link.limits import Limits
+from edgert.link.settings import Broker, Limits
 from edgert.strict_toml import Table, loads
 from edgert.topics import Address
 
@@ -30,15 +31,9 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class LinkConfig:
-    """Where reports go. The password stands in a file of its own, so that this one holds no secret."""
+    """Where reports go, what waits meanwhile, and whose orders are followed."""
 
-    url: str
-    username: str
-    password_file: Path | None
-    ca_file: Path | None
-    cert_file: Path | None
-    key_file: Path | None
-    version: int
+    broker: Broker
     outbox: Path | None
     limits: Limits
     sign_key_file: Path | None
@@ -59,6 +54,7 @@ class AgentConfig:
     window_s: float
     sample_s: float
     link: LinkConfig | None
+    sinks: tuple[SinkConfig, ...]
     budget: Budget
 
 
@@ -78,13 +74,14 @@ def read_agent_config(path: Path) -> AgentConfig:
 def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
     """Parse the TOML; `where` names it in errors, `folder` is what relative paths are relative to."""
     top = loads(text, where)
-    known = ("device", "bundle", "input", "output", "report", "link", "budget")
+    known = ("device", "bundle", "input", "output", "report", "link", "sink", "budget")
     top.allow(known, required=("bundle", "input"))
     bundle, report = top.table("bundle"), top.table("report") if top.has("report") else Table({}, where, "report")
     bundle.allow(("path", "library", "device", "threads"), required=("path",))
     report.allow(("window_s", "sample_s"))
     link = _link(top.table("link"), folder) if top.has("link") else None
-    if link is not None and not top.has("device"):
+    sinks = tuple(parse_sink(one, folder) for one in top.tables("sink")) if top.has("sink") else ()
+    if (link is not None or sinks) and not top.has("device"):
         raise top.error("device", "is missing", "a device that reports has a tenant and an id: [device]")
     window_s = report.real("window_s", 1, 86_400) if report.has("window_s") else 300.0
     sample_s = report.real("sample_s", 0.1, 3_600) if report.has("sample_s") else min(5.0, window_s)
@@ -101,6 +98,7 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
         window_s=window_s,
         sample_s=sample_s,
         link=link,
+        sinks=sinks,
         budget=_budget(top.table("budget")),
     )
 
@@ -150,9 +148,8 @@ def _output(top: Table, folder: Path) -> Path | None:
 
 
 def _link(table: Table, folder: Path) -> LinkConfig:
-    names = ("url", "username", "password_file", "ca_file", "cert_file", "key_file", "version", "outbox")
     limits = ("max_bytes", "ram_bytes", "max_age_s", "min_free", "spill_s")
-    table.allow((*names, "path", *limits, "sign_key_file", "order_keys"), required=("url",))
+    table.allow((*BROKER_KEYS, "outbox", "path", *limits, "sign_key_file", "order_keys"), required=("url",))
     kind = table.word("outbox", OUTBOXES) if table.has("outbox") else "disk"
     if kind != "ram" and not table.has("path"):
         raise table.error("path", "is missing", 'name the file of the outbox, or write outbox = "ram"')
@@ -165,13 +162,7 @@ def _link(table: Table, folder: Path) -> LinkConfig:
         return folder / table.text(key) if table.has(key) else None
 
     return LinkConfig(
-        url=table.text("url"),
-        username=table.text("username") if table.has("username") else "",
-        password_file=file("password_file"),
-        ca_file=file("ca_file"),
-        cert_file=file("cert_file"),
-        key_file=file("key_file"),
-        version=table.integer("version", 4, 5) if table.has("version") else 5,
+        broker=parse_broker(table, folder),
         outbox=file("path") if kind != "ram" else None,
         limits=_limits(table, kind),
         sign_key_file=file("sign_key_file"),

@@ -15,8 +15,9 @@ from typing import Any
 from edgert import strict_json
 from edgert.agent.config import AgentConfig, parse_rates
 from edgert.agent.inputs import Item, Reader, open_source
+from edgert.agent.linked import Act
 from edgert.agent.log_lines import MOST_LINES, LogLinesKept
-from edgert.agent.reports import Act, open_reports
+from edgert.agent.reports import Reports
 from edgert.agent.slots import find_bundle
 from edgert.agent.window import Counts, Window
 from edgert.errors import BadInput, EdgertError
@@ -73,7 +74,7 @@ class _Loop:
         self._log_lines = LogLinesKept()
         log.addHandler(self._log_lines)
         self._telemetry, self._reader = _telemetry(model, config), _reader(model)
-        self.reports = open_reports(config, lambda: self.model, self)
+        self.reports = Reports(config, lambda: self.model, self)
         self._window = Window(self._telemetry, self.counts, config.bundle.parent, self.reports.state)
 
     def run(self, stop: threading.Event) -> None:

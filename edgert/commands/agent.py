@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def agent(path: Path, as_json: bool) -> None:
       edgert agent --config examples/store_and_forward/agent.toml
     """
     config, stop = read_agent_config(path), threading.Event()
+    sys.path.insert(0, str(path.parent.absolute()))  # where `module:function` beside the file is found
 
     def end(*_: object) -> None:
         notify_service("STOPPING=1")

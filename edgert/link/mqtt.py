@@ -6,7 +6,6 @@ What to send and when is left to `publisher`; nothing here waits, and no callbac
 import queue
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgert.errors import BadInput
+from edgert.link.settings import Broker
 
 KEEPALIVE_S = 60
 IN_FLIGHT = 8
@@ -56,22 +56,6 @@ class Message:
 
 
 Happening = Connected | Disconnected | Subscribed | Taken | Message
-
-
-@dataclass(frozen=True)
-class Broker:
-    """Where the broker is and how to be known there. `url` is mqtt://host:port or mqtts://host:port.
-
-    Certificate, key and token are read anew at each connection, so that they can be changed without a restart.
-    """
-
-    url: str
-    username: str = ""
-    password_file: Path | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    version: int = 5
 
 
 class Connection:

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from edgert.errors import BadInput
 from edgert.host import boot_id
-from edgert.link.limits import LIMITS, Limits
 from edgert.link.numbers import Numbers, NumbersFile, mint_epoch
 from edgert.link.ranges import Range, as_ranges, joined, without
 from edgert.link.room import KEPT, PRIORITIES, Room, Run
+from edgert.link.settings import LIMITS, Limits
 from edgert.record import KINDS, Birth, Body, Details, Event, Events, Loss, Record, Schema, Stamp, Watermark
 from edgert.wire import decode, encode, schema_hash
 

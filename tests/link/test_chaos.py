@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgert.link.limits import Limits
 from edgert.link.mqtt import Broker, Connection
 from edgert.link.outbox import Outbox
 from edgert.link.publisher import Publisher
+from edgert.link.settings import Limits
 from edgert.record import Event, Events, LogLines, Presence, Stamp
 from edgert.topics import Address
 from edgert.wire import encode_presence

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgert.columns import INTEGERS, Column
-from edgert.link.limits import Limits
 from edgert.link.numbers import BLOCK, NumbersFile
 from edgert.link.outbox import NUMBERS_SUFFIX, Outbox
 from edgert.link.ranges import as_ranges
+from edgert.link.settings import Limits
 from edgert.record import (
     COUNTER,
     Batch,

@@ -65,7 +65,7 @@ def durations(*seconds: float) -> Sketch:
 
 def window(calls: int = 10, **sketches: Sketch) -> Items:
     """Return a window of `calls` calls in two samples, three of a class, one failed."""
-    samples = batch((calls - 4, 1, 4096, 125, None, 900), (4, 0, 5000, 250, 431, 800))
+    samples = batch((calls - 4, 1, 0, 4096, 125, None, 900), (4, 0, 0, 5000, 250, 431, 800))
     told: dict[str, Sketch] = {
         "run_seconds": durations(*[0.004] * (calls - 1), 0.3),
         "class/y": Categories({"7": 3, "": 2}),

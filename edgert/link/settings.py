@@ -1,6 +1,23 @@
-"""How much an outbox may hold."""
+"""What a link is told: where the broker is, and how much an outbox may hold."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is and how to be known there. `url` is mqtt://host:port or mqtts://host:port.
+
+    Certificate, key and token are read anew at each connection, so that they can be changed without a restart.
+    """
+
+    url: str
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    version: int = 5
 
 
 @dataclass(frozen=True)
