@@ -18,6 +18,7 @@ from edgert.disk import replaced_file
 from edgert.errors import BadInput, EdgertError
 from edgert.link.orders import Command, Desired, Refused, read_command, read_desired
 from edgert.record import Body, Event, Events, Reported, Result
+from edgert.stamps import CLOCK_SET_S
 from edgert.topics import Address
 
 MOST_WAITING = 32
@@ -25,9 +26,6 @@ CHECKS_PER_S, MOST_CHECKS = 5.0, 20.0
 """Orders looked at: a flood costs the device no more than that, and what is beyond is counted."""
 
 MOST_RESULTS = 256
-CLOCK_SET_MS = 1_735_689_600_000
-"""2025: a wall clock before that was never set."""
-
 Act = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Does what a command or a desired state asks, and returns what came of it; raises EdgertError where it cannot."""
 
@@ -151,7 +149,7 @@ class Control:
 
     def _now_ms(self) -> int | None:
         own = self._wall_ms()
-        return own if own >= CLOCK_SET_MS else self._server_ms()
+        return own if own >= CLOCK_SET_S * 1000 else self._server_ms()
 
     def _remember(self) -> None:
         """Write what was done before it is answered; where that fails it is remembered until the end of the process."""

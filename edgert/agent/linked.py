@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgert.agent.budget import MESSAGE_BYTES, STEPS, Budget, Planner, Spent
 from edgert.agent.config import AgentConfig
 from edgert.agent.identity import birth
-from edgert.agent.window import LinkState, reduced, stamp_now
+from edgert.agent.window import LinkState, reduced
 from edgert.errors import MissingExtra
 from edgert.host import written_bytes
 from edgert.record import Body, Event, Events, Presence, Record, Stamp
 from edgert.runtime.model import Model
+from edgert.stamps import stamp_now
 
 if TYPE_CHECKING:
     from edgert.agent.control import Control

@@ -4,7 +4,8 @@ import logging
 import time
 from collections import deque
 
-from edgert.record import LogLines, Stamp, Sync
+from edgert.record import LogLines, Stamp
+from edgert.stamps import stamp_at
 
 MOST_LINES = 500
 LONGEST = 500
@@ -31,5 +32,5 @@ class LogLinesKept(logging.Handler):
             some = lines[begin : begin + LINES_PER_RECORD]
             mono, wall = some[0][0], some[0][1]
             told = tuple((int((at - mono) * 1000), level, text) for at, _, level, text in some)
-            found.append((Stamp(int(mono * 1000), int(wall * 1000), Sync.RTC), LogLines(told)))
+            found.append((stamp_at(mono, wall), LogLines(told)))
         return found

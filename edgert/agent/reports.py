@@ -13,11 +13,12 @@ from edgert.agent.sink_config import (
     PrometheusConfig,
     SinkConfig,
 )
-from edgert.agent.window import Detail, LinkState, stamp_now
+from edgert.agent.window import Detail, LinkState
 from edgert.record import Event, Events
 from edgert.runtime.model import Model
 from edgert.sinks.fan_out import FanOut
 from edgert.sinks.sink import Sink
+from edgert.stamps import stamp_now
 from edgert.topics import Address
 
 

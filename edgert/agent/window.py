@@ -8,8 +8,9 @@ from pathlib import Path
 
 from edgert import host
 from edgert.columns import INTEGERS, Column
-from edgert.record import COUNTER, Batch, Body, Event, Events, Metric, Schema, Sketches, Stamp, Sync
+from edgert.record import COUNTER, Batch, Body, Event, Events, Metric, Schema, Sketches, Stamp
 from edgert.runtime.telemetry import Telemetry
+from edgert.stamps import stamp_now
 from edgert.wire import schema_hash
 
 SCHEMA: Schema = (
@@ -171,8 +172,3 @@ def reduced(items: Sequence[tuple[Stamp, Body]], detail: Detail) -> list[tuple[S
         else:
             found.append((stamp, body))
     return found
-
-
-def stamp_now(ago_s: float = 0.0) -> Stamp:
-    """Return the stamp of the moment `ago_s` seconds ago."""
-    return Stamp(max(0, int((time.monotonic() - ago_s) * 1000)), int((time.time() - ago_s) * 1000), Sync.RTC)

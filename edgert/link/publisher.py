@@ -16,6 +16,7 @@ from edgert.link.mqtt import Connected, Disconnected, Happening, Message, Taken
 from edgert.link.outbox import Outbox, Waiting
 from edgert.link.ranges import Range
 from edgert.record import Birth, Presence, Stamp, Watermark
+from edgert.stamps import stamp_at
 from edgert.topics import Address
 from edgert.wire import decode_watermark, encode_presence
 
@@ -302,4 +303,4 @@ class Publisher:
         return encode_presence(Presence(on, self._outbox.epoch, self._outbox.boot))
 
     def _stamp(self) -> Stamp:
-        return Stamp(int(self._clock() * 1000), int(self._wall() * 1000))
+        return stamp_at(self._clock(), self._wall())
