@@ -3,24 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgert.agent.input_config import InputConfig, parse_input
 from edgert.disk import read_failed
 from edgert.errors import BadInput
 from edgert.strict_toml import Table, loads
 from edgert.topics import Address
 
 DEVICES = ("auto", "cpu", "gpu", "npu")
-SOURCES = ("folder", "callable")
 OUTBOXES = ("disk", "ram")
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """Where inputs come from: files that appear in `folder`, or what the generator `module:function` yields."""
-
-    kind: str
-    folder: Path | None
-    function: str
-    every_s: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
         bundle=folder / bundle.text("path"),
         device=bundle.word("device", DEVICES) if bundle.has("device") else "auto",
         threads=bundle.integer("threads", 0, 1024) if bundle.has("threads") else 0,
-        input=_input(top.table("input"), folder),
+        input=parse_input(top.table("input"), folder),
         output=_output(top, folder),
         window_s=window_s,
         sample_s=sample_s,
@@ -97,20 +87,6 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
 def _address(table: Table) -> Address:
     table.allow(("tenant", "id"), required=("tenant", "id"))
     return Address(table.text("tenant"), table.text("id"))
-
-
-def _input(table: Table, folder: Path) -> InputConfig:
-    table.allow(("kind", "folder", "function", "every_s"), required=("kind",))
-    kind = table.word("kind", SOURCES)
-    wanted = "folder" if kind == "folder" else "function"
-    if not table.has(wanted):
-        raise table.error(wanted, "is missing", f'an input of kind "{kind}" needs it')
-    return InputConfig(
-        kind,
-        folder / table.text("folder") if kind == "folder" else None,
-        table.text("function") if kind == "callable" else "",
-        table.real("every_s", 0, 86_400) if table.has("every_s") else 1.0,
-    )
 
 
 def _output(top: Table, folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ from edgert.agent.config import AgentConfig
 from edgert.agent.inputs import Item, Reader, open_source
 from edgert.agent.reports import Reports, open_reports
 from edgert.agent.window import Counts, Window
-from edgert.errors import EdgertError
+from edgert.errors import EdgertError, EnvironmentFailed
 from edgert.host import notify_service
 from edgert.record import Event
 from edgert.runtime.inputs import summarise
@@ -105,8 +105,12 @@ class _Loop:
             self.counts.errors += 1
             self._telemetry.failed(type(exc).__name__)
             log.warning("%s: %s", item.name, getattr(exc, "message", exc))
+            if item.answer is not None:
+                item.answer(exc if isinstance(exc, EdgertError) else EnvironmentFailed(str(exc)))
             return
         done = time.perf_counter()
+        if item.answer is not None:
+            item.answer(outputs)
         self.counts.calls += 1
         if self._config.output is not None:
             line = {"input": item.name, "seconds": done - read, "outputs": summarise(outputs)}
