@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgert.agent.budget import Budget
+from edgert.agent.input_config import InputConfig, parse_input
 from edgert.agent.sink_config import BROKER_KEYS, SinkConfig, parse_broker, parse_sink
 from edgert.disk import read_failed
 from edgert.errors import BadInput
@@ -13,20 +14,9 @@ from edgert.strict_toml import Table, loads
 from edgert.topics import Address
 
 DEVICES = ("auto", "cpu", "gpu", "npu")
-SOURCES = ("folder", "callable")
 OUTBOXES = ("disk", "ram", "spill")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 KEY = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """Where inputs come from: files that appear in `folder`, or what the generator `module:function` yields."""
-
-    kind: str
-    folder: Path | None
-    function: str
-    every_s: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def parse_agent_config(text: str, where: str, folder: Path) -> AgentConfig:
         library=folder / bundle.text("library") if bundle.has("library") else None,
         device=bundle.word("device", DEVICES) if bundle.has("device") else "auto",
         threads=bundle.integer("threads", 0, 1024) if bundle.has("threads") else 0,
-        input=_input(top.table("input"), folder),
+        input=parse_input(top.table("input"), folder),
         output=_output(top, folder),
         window_s=window_s,
         sample_s=sample_s,
@@ -123,20 +113,6 @@ def _budget(table: Table) -> Budget:
 def _address(table: Table) -> Address:
     table.allow(("tenant", "id"), required=("tenant", "id"))
     return Address(table.text("tenant"), table.text("id"))
-
-
-def _input(table: Table, folder: Path) -> InputConfig:
-    table.allow(("kind", "folder", "function", "every_s"), required=("kind",))
-    kind = table.word("kind", SOURCES)
-    wanted = "folder" if kind == "folder" else "function"
-    if not table.has(wanted):
-        raise table.error(wanted, "is missing", f'an input of kind "{kind}" needs it')
-    return InputConfig(
-        kind,
-        folder / table.text("folder") if kind == "folder" else None,
-        table.text("function") if kind == "callable" else "",
-        table.real("every_s", 0, 86_400) if table.has("every_s") else 1.0,
-    )
 
 
 def _output(top: Table, folder: Path) -> Path | None:

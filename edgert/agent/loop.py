@@ -14,13 +14,14 @@ from typing import Any
 
 from edgert import strict_json
 from edgert.agent.config import AgentConfig, parse_rates
+from edgert.agent.input_config import CallableConfig, FolderConfig
 from edgert.agent.inputs import Item, Reader, open_source
 from edgert.agent.linked import Act
 from edgert.agent.log_lines import MOST_LINES, LogLinesKept
 from edgert.agent.reports import Reports
 from edgert.agent.slots import find_bundle
 from edgert.agent.window import Counts, Window
-from edgert.errors import BadInput, EdgertError
+from edgert.errors import BadInput, EdgertError, EnvironmentFailed
 from edgert.host import notify_service
 from edgert.record import Event
 from edgert.runtime.inputs import summarise
@@ -71,7 +72,7 @@ class _Loop:
         self.model, self.counts, self.windows = model, Counts(), 0
         self.commands: dict[str, Act] = {"rebirth": self._rebirth, "report": self._report, "log": self._log}
         self._config, self._window_s, self._budget = config, config.window_s, config.budget
-        self._log_lines = LogLinesKept()
+        self._reopen, self._log_lines = False, LogLinesKept()
         log.addHandler(self._log_lines)
         self._telemetry, self._reader = _telemetry(model, config), _reader(model)
         self.reports = Reports(config, lambda: self.model, self)
@@ -82,6 +83,9 @@ class _Loop:
         source = open_source(self._config.input, self._reader)
         try:
             while not stop.is_set() and not source.ended:
+                if self._reopen:
+                    source.close()
+                    source, self._reopen = open_source(self._config.input, self._reader), False
                 item = source.take(IDLE_S)
                 if item is not None:
                     self._serve(item)
@@ -124,12 +128,17 @@ class _Loop:
         if slots[SLOT] == self.model.bundle.digest:
             return
         model = _load(self._config, find_bundle(self._config.library, slots[SLOT]))
+        reader = _reader(model)
+        if not reader.fits(self._reader):
+            model.close()
+            raise BadInput("the bundle takes other inputs than the one that runs", "change [input] for it, and restart")
         self.flush()
         before, self.model = self.model, model
         before.close()
         self._telemetry = _telemetry(model, self._config)
         self._window.watch(self._telemetry)
-        self._reader.use(_reader(model))
+        self._reader.use(reader)
+        self._reopen = not isinstance(self._config.input, FolderConfig | CallableConfig)
         self.reports.rebirth()
         self.reports.tell(_started(model))
 
@@ -168,8 +177,12 @@ class _Loop:
             self.counts.errors += 1
             self._telemetry.failed(type(exc).__name__)
             log.warning("%s: %s", item.name, getattr(exc, "message", exc))
+            if item.answer is not None:
+                item.answer(exc if isinstance(exc, EdgertError) else EnvironmentFailed(str(exc)))
             return
         done = time.perf_counter()
+        if item.answer is not None:
+            item.answer(outputs)
         self.counts.calls += 1
         if self._config.output is not None:
             line = {"input": item.name, "seconds": done - read, "outputs": summarise(outputs)}

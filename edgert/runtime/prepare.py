@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from edgert.errors import UsageError
+from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
-from edgert.runtime.audio import read_sound
-from edgert.runtime.images import load_image
+from edgert.runtime.audio import MAX_SAMPLES, read_sound
+from edgert.runtime.images import frame_input, load_image
 from edgert.runtime.mel import Wave, fit_length, log_mel, normalised
 from edgert.runtime.tokens import Tokenizer
 from edgert.task import AudioSpec, Task
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 SHORTEST_REST_S = 0.1  # of a sound in windows: what is left of it after the last whole one, and shorter, says nothing
 
@@ -54,6 +56,20 @@ class Preparer:
         return self._picture is not None
 
     @property
+    def sample_rate(self) -> int:
+        """The samples a second of the sound that the model takes; UsageError where it takes none."""
+        return self._sound_rules().sample_rate
+
+    @property
+    def window(self) -> int:
+        """How many samples of sound one run takes, 0 for any number; UsageError where the model takes no sound."""
+        audio = self._sound_rules()
+        if audio.seconds or audio.features != "waveform":
+            return round(audio.seconds * audio.sample_rate)
+        length = self._inputs[audio.input].shape[_samples_axis(self._inputs[audio.input])]
+        return length if isinstance(length, int) else 0
+
+    @property
     def most_texts(self) -> int | None:
         """How many texts fit one run: None for any number, 1 also where a shorter text could not be masked."""
         spec = self._text_input
@@ -73,44 +89,59 @@ class Preparer:
             raise _takes_no("text", self._task)
         return self._tokenizer.encode(texts, list(self._inputs.values()))
 
-    def sound(self, path: Path) -> Feeds:
+    def sound(self, path: Path, *, max_samples: int = MAX_SAMPLES) -> Feeds:
         """Return the feeds of one run on the beginning of a sound file, as much of it as fits."""
         audio = self._sound_rules()
-        return self._sound_feeds(read_sound(path, audio.sample_rate), audio)
+        return self._sound_feeds(read_sound(path, audio.sample_rate, max_samples=max_samples), audio)
+
+    def wave(self, wave: Wave) -> Feeds:
+        """Return the feeds of one run on samples, mono at `sample_rate`, as `sound` does on a file of them."""
+        return self._sound_feeds(wave, self._sound_rules())
 
     def windows(self, path: Path) -> Iterator[Feeds]:
         """Yield the feeds of one run after another on the whole of a sound file."""
         audio = self._sound_rules()
-        wave = read_sound(path, audio.sample_rate)
-        length = self._window(audio) or wave.size
-        shortest = min(length, round(SHORTEST_REST_S * audio.sample_rate))
-        for start in range(0, wave.size, length):
+        for piece in self.pieces(read_sound(path, audio.sample_rate)):
+            yield self._sound_feeds(piece, audio)
+
+    def pieces(self, wave: Wave, length: int = 0, hop: int = 0) -> Iterator[Wave]:
+        """Yield windows of a sound, `hop` samples from one to the next (0: one after another), until its end is in one.
+
+        `length` is for a model that takes any number of samples; 0 is all of them.
+        """
+        length = self.window or length or wave.size
+        shortest = min(length, round(SHORTEST_REST_S * self.sample_rate))
+        for start in range(0, wave.size, hop or length or 1):
             piece = wave[start : start + length]
             if start == 0 or piece.size >= shortest:
-                yield self._sound_feeds(piece, audio)
+                yield piece
+            if start + length >= wave.size:
+                return
 
-    def picture(self, path: Path) -> Feeds:
+    def picture(self, path: Path, *, max_pixels: int | None = None) -> Feeds:
         """Return the feeds of one run on a picture; UsageError where the model takes none."""
+        spec, rules = self._picture_rules()
+        return {spec.name: load_image(path, rules, spec.shape, spec.dtype, max_pixels=max_pixels)}
+
+    def frame(self, pixels: Pixels, name: str) -> Feeds:
+        """Return the feeds of one run on RGB pixels, uint8 [height, width, 3], as `picture` does on a file of them."""
+        spec, rules = self._picture_rules()
+        return {spec.name: frame_input(pixels, rules, spec.shape, spec.dtype, name)}
+
+    def _picture_rules(self) -> tuple[TensorSpec, ImageSpec]:
         spec = self._picture
         if spec is None or spec.image is None:
             raise _takes_no("a picture", self._task)
-        return {spec.name: load_image(path, spec.image, spec.shape, spec.dtype)}
+        return spec, spec.image
 
     def _sound_rules(self) -> AudioSpec:
         if self._audio is None:
             raise _takes_no("sound", self._task)
         return self._audio
 
-    def _window(self, audio: AudioSpec) -> int:
-        """Return how many samples one run takes, 0 for any number."""
-        if audio.seconds or audio.features != "waveform":
-            return round(audio.seconds * audio.sample_rate)
-        length = self._inputs[audio.input].shape[_samples_axis(self._inputs[audio.input])]
-        return length if isinstance(length, int) else 0
-
     def _sound_feeds(self, wave: Wave, audio: AudioSpec) -> Feeds:
         spec = self._inputs[audio.input]
-        window = self._window(audio)
+        window = self.window
         wave = wave[:window] if window else wave
         wave = fit_length(normalised(wave) if audio.normalise else wave, window)
         if audio.features == "log-mel":

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgert.errors import BadInput
 from edgert.image_spec import ImageSpec
-from edgert.runtime.images import default_image_spec, load_image, takes_image
+from edgert.runtime.images import default_image_spec, frame_input, load_image, takes_image
 
 RAW = ImageSpec(std=(1.0,))
 
@@ -216,3 +216,32 @@ def test_default_image_spec_follows_channels_and_dtype() -> None:
     assert not takes_image((1, 3, 4, 8), "int64")
     assert not takes_image((1, 80, 4, 8), "float32")
     assert not takes_image((1, 3), "float32")
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("rules", [{"resize": "stretch"}, {"resize": "pad"}, {"resize": "crop"}, {"shortest_edge": 9}])
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_frame_input_is_to_the_bit_what_a_file_of_its_pixels_is(tmp_path: Path, color, rules, filter) -> None:
+    """Only the decoding differs: colours, sizes, layouts and numbers are of the same code."""
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 17, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    spec = ImageSpec(color=color, mean=(10.0,), std=(3.0,), filter=filter, **rules)
+    for shape in ((1, spec.channels, 8, 12), (1, 8, 12, spec.channels)):
+        expected = load_image(tmp_path / "x.png", spec, shape, "float32")
+        backwards = np.ascontiguousarray(pixels[:, :, ::-1])
+        for frame in (pixels, backwards[:, :, ::-1]):  # the latter a view, as a frame of OpenCV is
+            np.testing.assert_array_equal(frame_input(frame, spec, shape, "float32"), expected)
+
+
+def test_frame_input_names_the_frame_that_does_not_fit() -> None:
+    """As for a file: what is wrong, and with what."""
+    with pytest.raises(BadInput, match=r"'cam\[3\]'"):
+        frame_input(np.zeros((4, 4, 3), np.uint8), RAW, (1, 3, None, None), "float32", "cam[3]")
+
+
+def test_load_image_with_more_pixels_than_allowed_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """The header says how many there are; the rest of this file is missing, and nobody looks."""
+    Image.new("RGB", (1000, 1000)).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:60])
+    with pytest.raises(BadInput, match="1000 x 1000 pixels, at most 999999 are read"):
+        load_image(tmp_path / "x.png", RAW, (1, 3, 4, 4), "float32", max_pixels=999_999)

@@ -10,6 +10,7 @@ from PIL import Image
 from edgert.errors import UsageError
 from edgert.image_spec import ImageSpec
 from edgert.manifest import TensorSpec
+from edgert.runtime.audio import read_sound
 from edgert.runtime.prepare import Preparer, open_preparer
 from edgert.task import AudioSpec, Task, TextSpec
 from tests.runtime.task_files import save_wav, save_word_tokenizer
@@ -139,6 +140,30 @@ def test_windows_of_a_sound_shorter_than_a_rest_are_one(tmp_path: Path) -> None:
     save_wav(tmp_path / "x.wav", np.ones(80), 8000)
     preparer = sound_preparer(AudioSpec("x", "waveform", 8000, seconds=1.0), (1, 8000))
     assert len(list(preparer.windows(tmp_path / "x.wav"))) == 1
+
+
+@pytest.mark.parametrize("features", ["waveform", "log-mel"])
+def test_wave_is_what_a_file_of_its_samples_is(tmp_path: Path, features: str) -> None:
+    """A live sound takes the same steps as a file."""
+    rules = {"n_fft": 400, "hop": 160, "mels": 40} if features == "log-mel" else {"normalise": True}
+    shape = (1, 40, 50) if features == "log-mel" else (1, 8000)
+    preparer = sound_preparer(AudioSpec("x", features, 16000, seconds=0.5, **rules), shape)  # type: ignore[arg-type]
+    path = save_wav(tmp_path / "x.wav", 0.5 * np.sin(np.arange(6000)), 16000)
+    wave = read_sound(path, preparer.sample_rate)
+    np.testing.assert_array_equal(preparer.wave(wave)["x"], preparer.sound(path)["x"])
+    assert (preparer.sample_rate, preparer.window) == (16000, 8000)
+
+
+@pytest.mark.parametrize(
+    ("length", "hop", "starts"),
+    [(0, 0, [0]), (2000, 0, [0, 2000, 4000]), (2000, 1000, [0, 1000, 2000, 3000]), (2000, 3000, [0, 3000])],
+)
+def test_pieces_reach_the_end_once(length: int, hop: int, starts: list[int]) -> None:
+    """Windows of a model that takes any length: no piece begins after one that has the end of the sound."""
+    wave = np.arange(4900, dtype=np.float32)
+    found = list(sound_preparer(AudioSpec("x", "waveform", 8000), (1, "n")).pieces(wave, length, hop))
+    assert [piece[0] for piece in found] == starts
+    assert [piece.size for piece in found] == [min(length or 4900, 4900 - start) for start in starts]
 
 
 def test_picture_follows_the_rules_of_its_input(tmp_path: Path) -> None:
