@@ -69,8 +69,10 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	done
 	@touch $@
 
+# pysparkplug reads what the link writes, in tests; it asks for a paho-mqtt below 2, of which it imports only what 2 has, too.
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --no-deps 'pysparkplug==0.6.1'
 	@touch $@
 
 # The frameworks that models come from, each in an environment of its own in edgert's cache folder. Where one cannot be

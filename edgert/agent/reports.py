@@ -8,12 +8,15 @@ from edgert.agent.identity import birth
 from edgert.agent.linked import Items, Linked, Orders
 from edgert.agent.sink_config import (
     CallableSinkConfig,
+    HomeAssistantConfig,
     JsonlConfig,
     OtelConfig,
     PrometheusConfig,
     SinkConfig,
+    SparkplugConfig,
 )
 from edgert.agent.window import Detail, LinkState
+from edgert.errors import MissingExtra
 from edgert.record import Event, Events
 from edgert.runtime.model import Model
 from edgert.sinks.fan_out import FanOut
@@ -115,4 +118,16 @@ def _open(config: SinkConfig, address: Address | None) -> Sink:
         from edgert.sinks.callable import callable_sink
 
         return callable_sink(config.function)
-    raise NotImplementedError(_word(config))
+    return _broker_sink(config, address)
+
+
+def _broker_sink(config: SparkplugConfig | HomeAssistantConfig, address: Address) -> Sink:
+    try:
+        from edgert.link.home_assistant_sink import HomeAssistantSink
+        from edgert.link.sparkplug_sink import SparkplugSink
+    except ImportError as exc:
+        message = f"a sink that talks to a broker needs {exc.name}, which is not installed"
+        raise MissingExtra(message, "pip install 'edgert[mqtt]'") from exc
+    if isinstance(config, HomeAssistantConfig):
+        return HomeAssistantSink(config.broker, address, client_id=config.client_id)
+    return SparkplugSink(config.broker, address, client_id=config.client_id, primary_host=config.primary_host)

@@ -41,9 +41,11 @@ class CallableSinkConfig:
 
 @dataclass(frozen=True)
 class SparkplugConfig:
-    """Sparkplug B, to a broker that may be another than the link's."""
+    """Sparkplug B, to a broker that may be another than the link's; `primary_host` is the host it is born for."""
 
     broker: Broker
+    client_id: str
+    primary_host: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class HomeAssistantConfig:
     """Home Assistant's MQTT discovery, to a broker that may be another than the link's."""
 
     broker: Broker
+    client_id: str
 
 
 SinkConfig = JsonlConfig | PrometheusConfig | OtelConfig | CallableSinkConfig | SparkplugConfig | HomeAssistantConfig
@@ -104,13 +107,17 @@ def _callable(table: Table, _: Path) -> SinkConfig:
 
 
 def _sparkplug(table: Table, folder: Path) -> SinkConfig:
-    table.allow(("kind", *BROKER_KEYS), required=("url",))
-    return SparkplugConfig(parse_broker(table, folder))
+    table.allow(("kind", *BROKER_KEYS, "client_id", "primary_host"), required=("url",))
+    return SparkplugConfig(parse_broker(table, folder), _text(table, "client_id"), _text(table, "primary_host"))
 
 
 def _home_assistant(table: Table, folder: Path) -> SinkConfig:
-    table.allow(("kind", *BROKER_KEYS), required=("url",))
-    return HomeAssistantConfig(parse_broker(table, folder))
+    table.allow(("kind", *BROKER_KEYS, "client_id"), required=("url",))
+    return HomeAssistantConfig(parse_broker(table, folder), _text(table, "client_id"))
+
+
+def _text(table: Table, key: str) -> str:
+    return table.text(key) if table.has(key) else ""
 
 
 _KINDS = {

@@ -59,11 +59,11 @@ Happening = Connected | Disconnected | Subscribed | Taken | Message
 
 
 class Connection:
-    """One MQTT session that is clean at each connection; `will` is published by the broker when it breaks."""
+    """One MQTT session that is clean at each connection; the broker publishes `will`, at QoS 1, when it breaks."""
 
-    def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes]) -> None:
+    def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes], *, retain_will: bool = True) -> None:
         self.happenings = queue.SimpleQueue[Happening]()
-        self._broker, self._client_id, self._will = broker, client_id, will
+        self._broker, self._client_id, self._will, self._retain_will = broker, client_id, will, retain_will
         self._client: paho.Client | None = None
 
     def open(self) -> None:
@@ -82,16 +82,16 @@ class Connection:
             return
         client.loop_start()
 
-    def subscribe(self, topics: list[str]) -> None:
-        """Ask for what comes down, at QoS 0."""
+    def subscribe(self, topics: list[str], *, qos: int = 0) -> None:
+        """Ask for what comes down."""
         if self._client is not None:
-            self._client.subscribe([(topic, 0) for topic in topics])
+            self._client.subscribe([(topic, qos) for topic in topics])
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
-        """Hand a message over at QoS 1 and return its number; None where there is no connection."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> int | None:
+        """Hand a message over and return its number; None where there is no connection. At QoS 0 sent is `Taken`."""
         if self._client is None:
             return None
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
         return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Connection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(4 * IN_FLIGHT)
-        client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+        client.will_set(self._will[0], self._will[1], qos=1, retain=self._retain_will)
         if broker.username or broker.password_file:
             secret = broker.password_file.read_text(encoding="utf-8").strip() if broker.password_file else None
             client.username_pw_set(broker.username, secret)

@@ -5,18 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgert.agent.config import parse_agent_config
+from edgert.agent.loop import run_agent
 from edgert.errors import BadInput
+from edgert.link.sparkplug_payload import decode_payload
 from edgert.manifest import Placement
-from tests.link.brokers import free_port
+from tests.link.brokers import Mosquitto, free_port
 from tests.runtime.small_models import image, write_conv_bundle
 
 CONFIG = """
@@ -92,6 +97,46 @@ def test_agent_hands_every_report_to_all_sinks_and_one_that_fails_stops_none(tmp
     assert {"tel", "sk"} < {line["kind"] for line in lines}
     assert (tmp_path / "kept").read_text().startswith("Birth Events Batch ")
     assert errors.count("RuntimeError: broken") == 1
+
+
+def test_agent_speaks_sparkplug_and_to_home_assistant(tmp_path):
+    """Born with the names of its metrics, data that refers to them, discovery with a state; both die cleanly."""
+    (tmp_path / "broker").mkdir()
+    broker = Mosquitto(tmp_path / "broker")
+    broker.start()
+    found = list[tuple[str, bytes]]()
+    listener = paho.Client(CallbackAPIVersion.VERSION2)
+    listener.on_message = lambda _client, _data, one: found.append((one.topic, one.payload))
+    listener.connect("127.0.0.1", broker.port)
+    listener.subscribe("#")
+    listener.loop_start()
+    write_conv_bundle(tmp_path, [Placement("fp32", "CPUExecutionProvider", "cpu")])
+    (tmp_path / "inputs").mkdir()
+    np.save(tmp_path / "inputs" / "0.npy", image(0))
+    url = f'url = "mqtt://127.0.0.1:{broker.port}"'
+    sinks = f'[[sink]]\nkind = "sparkplug"\n{url}\n[[sink]]\nkind = "home-assistant"\n{url}\n'
+    stop = threading.Event()
+    config = parse_agent_config(f"{CONFIG}{sinks}", "agent.toml", tmp_path)
+    thread = threading.Thread(target=lambda: run_agent(config, stop))
+    thread.start()
+    end = time.monotonic() + 30
+    wanted = {"spBv1.0/acme/NDATA/press-7", "homeassistant/device/edgert_press-7/config"}
+    while wanted - {topic for topic, _ in found} and time.monotonic() < end:
+        time.sleep(0.1)
+    stop.set()
+    thread.join()
+    assert not wanted - {topic for topic, _ in found}
+    time.sleep(0.5)
+    listener.disconnect()
+    listener.loop_stop()
+    broker.kill()
+    topics = [topic for topic, _ in found]
+    birth = decode_payload(next(payload for topic, payload in found if "/NBIRTH/" in topic))
+    assert "Models/0/inferences_total" in {metric.name for metric in birth.metrics}
+    assert topics.index("spBv1.0/acme/NBIRTH/press-7") < topics.index("spBv1.0/acme/NDATA/press-7")
+    assert topics.count("spBv1.0/acme/NDEATH/press-7") == 1
+    document = json.loads(next(payload for topic, payload in found if topic.endswith("press-7/config")))
+    assert len(document["components" if "components" in document else "cmps"]) > 10
 
 
 @pytest.mark.parametrize(
