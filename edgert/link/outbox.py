@@ -243,23 +243,41 @@ class Outbox:
         return number
 
     def _make_room(self, run: Run) -> None:
-        """Drop what is too old, then of what matters least the oldest, until the rest fits."""
+        """Drop what is too old, then of what matters least the oldest, until the rest fits.
+
+        All records are looked at only where the first is too old, or the file larger than what its payloads may be.
+        """
         dropped = list[int]()
-        if self.limits.max_age_s:
-            oldest = int((self._clock() - self.limits.max_age_s) * 1000)
+        oldest = int((self._clock() - self.limits.max_age_s) * 1000)
+        next_out = run("SELECT put_ms FROM record WHERE priority < ? ORDER BY seq LIMIT 1", (KEPT,)).fetchall()
+        if self.limits.max_age_s and next_out and next_out[0][0] < oldest:
             dropped += _seqs(run("SELECT seq FROM record WHERE put_ms < ? AND priority < ?", (oldest, KEPT)))
         cap = self.limits.max_bytes if self.on_disk else self.limits.ram_bytes
-        ((size,),) = run("SELECT total(length(payload)) FROM record").fetchall()
-        if size > cap:
-            rows = run("SELECT seq, length(payload) FROM record WHERE priority < ? ORDER BY priority, seq", (KEPT,))
-            for number, length in rows.fetchall():
-                if size <= cap * SLACK:
-                    break
-                dropped.append(number)
-                size -= length
+        if self._file_bytes(run) > cap:
+            dropped += self._over(run, cap)
         for first, last in as_ranges(dropped):
             run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
         self._lose(run, as_ranges(dropped), "cap")
+
+    @staticmethod
+    def _file_bytes(run: Run) -> int:
+        (((pages,),), ((size,),)) = (run(f"PRAGMA page_{what}").fetchall() for what in ("count", "size"))
+        return int(pages) * int(size)
+
+    @staticmethod
+    def _over(run: Run, cap: int) -> list[int]:
+        """Return what goes so that the rest fits: nothing where it does."""
+        ((size,),) = run("SELECT total(length(payload)) FROM record").fetchall()
+        found = list[int]()
+        if size <= cap:
+            return found
+        rows = run("SELECT seq, length(payload) FROM record WHERE priority < ? ORDER BY priority, seq", (KEPT,))
+        for number, length in rows.fetchall():
+            if size <= cap * SLACK:
+                break
+            found.append(number)
+            size -= length
+        return found
 
     def _lose(self, run: Run, ranges: Sequence[Range], reason: str) -> None:
         for first, last in ranges:
