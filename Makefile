@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all soak check bench bench-convert accuracy clean system-packages
+.PHONY: help demo test test-all soak check bench bench-link bench-convert accuracy clean system-packages
 
 help:
 	@echo "make demo    convert a real model for NPU, integrated GPU and CPU, run every bundle, show a table"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak    100,000 hostile payloads and 10,000 rows of faults for the link: hours"
 	@echo "make check   format, lint, types"
 	@echo "make bench   measure speed against plain onnxruntime"
+	@echo "make bench-link  measure the telemetry link: bytes, flash, memory, records a second, time beside a model"
 	@echo "make bench-convert  measure conversions against quantize_static, onnxslim, NNCF, OpenVINO and LiteRT: half an hour"
 	@echo "make accuracy  convert real models of every framework for three devices and measure them on labelled data"
 	@echo "make clean   remove .venv"
@@ -41,6 +42,10 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp system-packages
 	$(BIN)/python -m tests.bench
+
+bench-link: $(VENV)/dev.stamp system-packages
+	$(BIN)/python -m tests.bench_peers.install sparkplug || echo "Sparkplug B will be missing in the table"
+	$(BIN)/python -m tests.bench_link
 
 bench-convert: $(VENV)/peers.stamp system-packages
 	$(BIN)/python -m tests.bench_convert --json bench-convert.json

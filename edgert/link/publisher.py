@@ -3,10 +3,12 @@
 One thread of its own, the only one that talks to the connection. What travels is in docs/wire-format.md.
 """
 
+import math
 import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +23,9 @@ from edgert.topics import Address
 from edgert.wire import decode_watermark, encode_presence
 
 IN_FLIGHT = 8
+FETCHED = 4 * IN_FLIGHT
+"""So many records are read from the outbox at a time."""
+
 LEAST_BACKOFF_S, MOST_BACKOFF_S = 1.0, 300.0
 REFUSED_BACKOFF_S = 60.0
 """A broker that refuses the account will not change its mind in a second."""
@@ -61,12 +66,18 @@ class Counters:
 
 @dataclass
 class _Sending:
-    """The state of one connection: what was asked for again, how far sending is, and what the broker has to take."""
+    """The state of one connection: what was asked for again, how far sending is, and what the broker has to take.
 
+    `fetched` are the next records in order, `sent_upto` is the last number that was among them, all of `epoch`.
+    """
+
+    epoch: bytes
     again: list[Range] = field(default_factory=list)
+    fetched: deque[Waiting] = field(default_factory=deque)
     sent_upto: int = 0
     in_flight: dict[int, int] = field(default_factory=dict)
     heard_s: float = 0.0
+    declared_s: float = -math.inf
 
 
 def backoff_s(attempt: int, hint_ms: int, chance: float) -> float:
@@ -159,7 +170,7 @@ class Publisher:
             self._outbox.renumber()
         self._be_born()
         self._outbox.begin_sending()
-        self._state = _Sending(heard_s=self._clock())
+        self._state = _Sending(self._outbox.epoch, heard_s=self._clock())
         if mark is not None:
             self._follow(mark)
         self._link.publish(self._address.status, self._presence(on=True), retain=True)
@@ -216,7 +227,11 @@ class Publisher:
         """Send and listen until the connection ends; return whether the broker refused it."""
         while not self._stopping.is_set():
             self._be_born()
-            self._outbox.declare(self._stamp())
+            if self._clock() - state.declared_s >= TICK_S:
+                self._outbox.declare(self._stamp())
+                state.declared_s = self._clock()
+            if self._clock() - state.heard_s > SILENCE_S or state.epoch != self._outbox.epoch:
+                self._begin_anew(state)
             self._send(state)
             found = self._next(TICK_S)
             while found is not None:
@@ -226,10 +241,14 @@ class Publisher:
                 self._hear(state, found)
                 found = self._next(0)
             self.counters.cpu_s = time.thread_time()
-            if self._clock() - state.heard_s > SILENCE_S:
-                state.sent_upto, state.heard_s = 0, self._clock()
         self._link.publish(self._address.status, self._presence(on=False), retain=True)
         return False
+
+    def _begin_anew(self, state: _Sending) -> None:
+        """Send all that waits, whatever was sent: the server is silent, or the numbers are those of another epoch."""
+        state.epoch, state.sent_upto, state.heard_s = self._outbox.epoch, 0, self._clock()
+        state.again.clear()
+        state.fetched.clear()
 
     def _hear(self, state: _Sending, found: Happening) -> None:
         if isinstance(found, Taken):
@@ -294,10 +313,12 @@ class Publisher:
                     state.again.insert(0, (found[0].seq + 1, last))
                 self.counters.resent += 1
                 return found[0]
-        found = self._outbox.waiting(state.sent_upto, 1)
-        if found:
-            state.sent_upto = found[0].seq
-        return found[0] if found else None
+        if not state.fetched:
+            state.fetched.extend(self._outbox.waiting(state.sent_upto, FETCHED))
+        if not state.fetched:
+            return None
+        state.sent_upto = state.fetched[0].seq
+        return state.fetched.popleft()
 
     def _presence(self, *, on: bool) -> bytes:
         return encode_presence(Presence(on, self._outbox.epoch, self._outbox.boot))

@@ -46,10 +46,9 @@ class Room:
 
     def clear(self, cap: int, oldest_ms: int) -> list[Gone]:
         """Delete what was put before `oldest_ms`, and make the rest fit `cap` bytes of payload; return what went."""
-        sql = "SELECT seq FROM record WHERE put_ms < ? AND priority < ?"
-        gone = [Gone(seq, "cap") for (seq,) in self.run(sql, (oldest_ms, KEPT)).fetchall()]
+        gone = self._too_old(oldest_ms)
         self._delete(gone)
-        if self._size() <= cap:
+        if self._file_bytes() <= cap or self._size() <= cap:
             return gone
         goal = int(cap * SLACK)
         gone += self._drop(goal, PRIORITIES["log"])
@@ -57,6 +56,19 @@ class Room:
             for kind in ("tel", "sk"):
                 gone += self._merge(goal, kind, coarse)
         return gone + self._drop(goal, KEPT - 1)
+
+    def _too_old(self, oldest_ms: int) -> list[Gone]:
+        """Return what was put before; nothing is looked for where the first record is young enough."""
+        first = self.run("SELECT put_ms FROM record WHERE priority < ? ORDER BY seq LIMIT 1", (KEPT,)).fetchone()
+        if first is None or first[0] >= oldest_ms:
+            return []
+        sql = "SELECT seq FROM record WHERE put_ms < ? AND priority < ?"
+        return [Gone(seq, "cap") for (seq,) in self.run(sql, (oldest_ms, KEPT)).fetchall()]
+
+    def _file_bytes(self) -> int:
+        """Return the bytes of the whole file, which is more than its payloads have."""
+        ((pages,), (size,)) = (self.run(f"PRAGMA page_{what}").fetchone() for what in ("count", "size"))
+        return int(pages) * int(size)
 
     def _size(self) -> int:
         return int(self.run("SELECT total(length(payload)) FROM record").fetchone()[0])

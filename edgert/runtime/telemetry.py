@@ -6,7 +6,7 @@ The bins are those of the bundle's reference profile. Storing and sending is lef
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,9 @@ MOST_VALUES = 256
 
 SHARE = 0.01
 LEAST_COST_S = 20e-6
-"""Telemetry may take this share of a call, or so many seconds, whichever is more; else it looks at fewer calls."""
+LOOK_SHARE = 0.5
+"""Telemetry may take `SHARE` of a call, or `LEAST_COST_S`, whichever is more: `LOOK_SHARE` of that for looking at
+tensors, which it does for fewer calls where it takes longer, the rest for counting every call."""
 
 MOST_CATEGORIES = 32
 ENTROPY_BINS = 10
@@ -79,7 +81,7 @@ class _Window:
     """What was counted since the last `window`."""
 
     begun_s: float
-    times: dict[str, LogCounts] = field(default_factory=dict)
+    times: defaultdict[str, LogCounts] = field(default_factory=lambda: defaultdict(LogCounts))
     bins: dict[str, _Bins] = field(default_factory=dict)
     classes: dict[str, Counter[str]] = field(default_factory=dict)
     calls: int = 0
@@ -123,14 +125,14 @@ class Telemetry:
             window = self._window
             window.calls += 1
             for name, seconds in (("run", run_s), *other_s.items()):
-                window.times.setdefault(f"{name}_seconds", LogCounts()).add(seconds)
+                window.times[f"{name}_seconds"].add(seconds)
             if self._until_look > 0:
                 self._until_look -= 1
                 return
             begun = self._clock()
             self._look(window, inputs, outputs)
             self._cost_s += (self._clock() - begun - self._cost_s) * (0.2 if window.looked_at > 1 else 1.0)
-            self._every = max(1, math.ceil(self._cost_s / max(self._share * run_s, LEAST_COST_S)))
+            self._every = max(1, math.ceil(self._cost_s / (LOOK_SHARE * max(self._share * run_s, LEAST_COST_S))))
             self._until_look = self._every - 1
 
     def failed(self, code: str) -> None:

@@ -1,6 +1,7 @@
 """The environments that the peers run in, each its own under edgert's cache, with the versions pinned here.
 
-    python -m tests.bench_peers.install     make those that are not whole yet
+    python -m tests.bench_peers.install               make those that are not whole yet
+    python -m tests.bench_peers.install sparkplug     this one alone
 
 A version is a setting of the benchmark like any other: whoever changes one measures again.
 """
@@ -10,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters.sources.environments import interpreter
@@ -25,6 +26,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": (*_ONNX, "onnxslim==0.1.98"),
     "openvino": (*_ONNX, "openvino==2026.4.1", "nncf==3.4.0"),
     "litert": ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
+    "sparkplug": ("pysparkplug==0.6.1", "paho-mqtt==1.6.1", "protobuf==7.36.2"),
 }
 """Name -> what pip installs."""
 
@@ -73,10 +75,10 @@ def _run(*command: str) -> None:
         )
 
 
-def main() -> int:
-    """Make all environments; 1 when one cannot be made here, the others are made all the same."""
+def main(names: Sequence[str]) -> int:
+    """Make environments, all where none is named; 1 when one cannot be made here, the others are made all the same."""
     failed = 0
-    for name in ENVIRONMENTS:
+    for name in names or ENVIRONMENTS:
         try:
             install(name)
         except EdgertError as error:
@@ -86,4 +88,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
