@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgert.errors import BadInput
 from edgert.host import boot_id
@@ -47,6 +47,7 @@ _PRAGMAS = (
 _MOST_SEQ = (1 << 63) - 1
 
 Run = Callable[..., sqlite3.Cursor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,68 +109,43 @@ class Outbox:
 
         BadInput for a body that no payload can hold; then none of them is stored.
         """
-        with self._lock:
-            try:
-                return self._put(items, coarse=coarse)
-            except (sqlite3.Error, OSError) as exc:
-                self._leave_disk(exc)
-                return self._put(items, coarse=coarse)
+        return self._stored(lambda: self._put(items, coarse=coarse))
 
     def waiting(self, after: int, limit: int) -> list[Waiting]:
         """Return at most `limit` stored records whose number is above `after`, in order."""
-        with self._lock:
-            rows = self._read("SELECT seq, kind, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [Waiting(*row) for row in rows]
+        sql = "SELECT seq, kind, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+        return [Waiting(*row) for row in self._stored(lambda: self._read(sql, after, limit))]
 
     def settle(self, mark: Watermark) -> list[Range]:
         """Delete what a watermark says is committed; return what it misses of what is here.
 
         What it misses and is not here is lost, and will be declared. One of another epoch does nothing.
         """
-        with self._lock:
-            if mark.epoch != self.epoch:
-                return []
-            upto = min(mark.upto, self.following - 1)
-            missing = [(first, min(last, upto)) for first, last in mark.missing if first <= upto]
-            here = as_ranges(seq for (seq,) in self._read("SELECT seq FROM record WHERE seq <= ?", upto))
-            told = [*self._read("SELECT first, last FROM told"), *self._unsaid()]
-            with self._transaction() as run:
-                for first, last in without(here, missing):
-                    run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
-                run("DELETE FROM told WHERE last <= ?", (min((first for first, _ in missing), default=upto + 1) - 1,))
-                self._lose(run, without(without(missing, here), told), "store")
-            return without(here, without(here, missing))
+        return self._stored(lambda: self._settle(mark))
 
-    def is_old_copy(self, mark: Watermark) -> bool:
-        """Say whether the server has numbers that this store has yet to give: then it is a copy from the past."""
-        return mark.epoch == self.epoch and mark.upto >= self.following
+    def is_old_copy(self, mark: Watermark, sent: int | None = None) -> bool:
+        """Say whether the server has numbers that it cannot have from this store: then that is a copy from the past.
+
+        `sent` is the highest number sent since the program began; None where all that were given may have been.
+        """
+        known = self.following if sent is None else max(self._began, sent + 1)
+        return mark.epoch == self.epoch and mark.upto >= known
 
     def renumber(self) -> None:
         """Mint a new epoch, and give all that waits new numbers in it."""
-        with self._lock:
-            self._begin_epoch(self._records(), ())
+        self._stored(self._renumber)
 
     def declare(self, at: Stamp) -> list[int]:
         """Store records that declare what is lost, if anything is; return their numbers."""
         found = list[int]()
-        while True:
-            with self._lock:
-                sql = "SELECT id, epoch, first, last, reason FROM lost ORDER BY id LIMIT ?"
-                rows = self._read(sql, LOSSES_PER_RECORD)
-                if not rows:
-                    return found
-                losses = tuple(Loss(first, last, why, epoch) for _, epoch, first, last, why in rows)
-                with self._transaction() as run:
-                    found.append(self._insert(run, Record(self.epoch, 0, self.boot, at, Events(lost=losses))))
-                    run("DELETE FROM lost WHERE id <= ?", (rows[-1][0],))
-                    own = joined((one.first, one.last) for one in losses if one.epoch == self.epoch)
-                    for pair in own:
-                        run("INSERT INTO told VALUES (?, ?)", pair)
+        while (number := self._stored(lambda: self._declare(at))) is not None:
+            found.append(number)
+        return found
 
     def depth(self) -> Depth:
         """Return how much waits."""
-        with self._lock:
-            ((count, size, oldest),) = self._read("SELECT count(*), total(length(payload)), min(put_ms) FROM record")
+        sql = "SELECT count(*), total(length(payload)), min(put_ms) FROM record"
+        ((count, size, oldest),) = self._stored(lambda: self._read(sql))
         return Depth(count, int(size), 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000))
 
     def close(self) -> None:
@@ -213,6 +189,7 @@ class Outbox:
             lost.append((epoch, following, upto))
             following = upto + 1
         self.boot = int(known.get("boot", 0)) + 1
+        self._began = following
         self._numbers = Numbers(epoch, following, self._file, durable=self.on_disk)
         state = {"epoch": epoch, "following": following, "boot": self.boot, "clean": 0, "machine": machine}
         with self._transaction() as run:
@@ -223,6 +200,49 @@ class Outbox:
         if path is not None and given and self._file is not None:
             self._database.execute("PRAGMA wal_checkpoint(FULL)")
             self._file.write({epoch: upto} if upto else {})
+
+    def _stored(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives, done on disk or, where that fails, in memory."""
+        with self._lock:
+            try:
+                return work()
+            except (sqlite3.Error, OSError) as exc:
+                self._leave_disk(exc)
+                return work()
+
+    def _settle(self, mark: Watermark) -> list[Range]:
+        if mark.epoch != self.epoch:
+            return []
+        upto = min(mark.upto, self.following - 1)
+        missing = [(first, min(last, upto)) for first, last in mark.missing if first <= upto]
+        here = as_ranges(seq for (seq,) in self._read("SELECT seq FROM record WHERE seq <= ?", upto))
+        told = [*self._read("SELECT first, last FROM told"), *self._unsaid()]
+        with self._transaction() as run:
+            for first, last in without(here, missing):
+                run("DELETE FROM record WHERE seq BETWEEN ? AND ?", (first, last))
+            run("DELETE FROM told WHERE last <= ?", (min((first for first, _ in missing), default=upto + 1) - 1,))
+            self._lose(run, without(without(missing, here), told), "store")
+        return without(here, without(here, missing))
+
+    def _declare(self, at: Stamp) -> int | None:
+        """Store one record that declares what is lost; return its number, None where nothing is."""
+        sql = "SELECT id, epoch, first, last, reason FROM lost ORDER BY id LIMIT ?"
+        rows = self._read(sql, LOSSES_PER_RECORD)
+        if not rows:
+            return None
+        losses = tuple(Loss(first, last, why, epoch) for _, epoch, first, last, why in rows)
+        with self._transaction() as run:
+            number = self._insert(run, Record(self.epoch, 0, self.boot, at, Events(lost=losses)))
+            run("DELETE FROM lost WHERE id <= ?", (rows[-1][0],))
+            for pair in joined((one.first, one.last) for one in losses if one.epoch == self.epoch):
+                run("INSERT INTO told VALUES (?, ?)", pair)
+        return number
+
+    def _renumber(self) -> None:
+        """Begin an epoch; of the old one what the lost store may have given besides will not come either."""
+        upto = self._file.upto.get(self.epoch, 0) if self._file is not None else 0
+        beyond = [(self.epoch, self.following, upto, "store")] if upto >= self.following else []
+        self._begin_epoch(self._records(), beyond)
 
     def _put(self, items: Sequence[tuple[Stamp, Body]], *, coarse: bool) -> list[int]:
         with self._transaction() as run:
@@ -275,7 +295,11 @@ class Outbox:
         return [decode(payload, kind) for kind, payload in self._read("SELECT kind, payload FROM record ORDER BY seq")]
 
     def _begin_epoch(self, records: Sequence[Record], lost: Sequence[tuple[bytes, int, int, str]]) -> None:
-        """Store `records` under the numbers of a new epoch, in place of all that was there."""
+        """Store `records` under the numbers of a new epoch, in place of all that was there; their old ones are lost."""
+        epochs = {record.epoch for record in records}
+        given = {epoch: as_ranges(record.seq for record in records if record.epoch == epoch) for epoch in epochs}
+        lost = [*lost, *((epoch, *pair, "store") for epoch, ranges in given.items() for pair in ranges)]
+        self._began = 1
         self._numbers = Numbers(mint_epoch(), 1, self._file, durable=self.on_disk)
         with self._transaction() as run:
             run("DELETE FROM record")
