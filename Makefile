@@ -31,7 +31,7 @@ test-all: $(VENV)/all-sources.stamp system-packages
 	EDGERT_ALL_SOURCES=1 $(BIN)/python -m pytest
 
 soak: $(VENV)/dev.stamp system-packages
-	EDGERT_SOAK=1 $(BIN)/python -m pytest tests/attacks/test_wire_bombs.py tests/link/test_chaos.py
+	EDGERT_SOAK=1 $(BIN)/python -m pytest tests/attacks/test_wire_bombs.py tests/contracts/test_link.py tests/link/test_chaos.py
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

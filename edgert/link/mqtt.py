@@ -3,8 +3,11 @@
 What to send and when is left to `publisher`; nothing here waits, and no callback does more than put into the queue.
 """
 
+import contextlib
 import queue
 import ssl
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,12 +15,14 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from edgert.cbor import MAX_PAYLOAD
 from edgert.errors import BadInput
 from edgert.link.settings import Broker
 
 KEEPALIVE_S = 60
 IN_FLIGHT = 8
 CONNECT_TIMEOUT_S = 10.0
+MOST_WAITING = 64
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,39 @@ class Message:
 Happening = Connected | Disconnected | Subscribed | Taken | Message
 
 
+class Happenings(queue.SimpleQueue[Happening]):
+    """What waits to be heard: of each topic the first `MOST_WAITING` messages, none larger than a payload may be.
+
+    The rest is dropped, as a broker may do at QoS 0: a flood of one topic costs neither memory nor the others.
+    """
+
+    def __init__(self) -> None:
+        self._waiting, self._lock = Counter[str](), threading.Lock()
+
+    def offer(self, message: Message) -> None:
+        """Put a message, or drop it."""
+        with self._lock:
+            is_full = self._waiting[message.topic] >= MOST_WAITING or self._waiting.total() >= 4 * MOST_WAITING
+            if is_full or len(message.payload) > MAX_PAYLOAD:
+                return
+            self._waiting[message.topic] += 1
+        self.put(message)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Happening:
+        """Return the next; as of any queue."""
+        found = super().get(block, timeout)
+        if isinstance(found, Message):
+            with self._lock:
+                self._waiting -= Counter((found.topic,))  # and forget a topic of which none waits
+        return found
+
+
 class Connection:
     """One MQTT session that is clean at each connection; the broker publishes `will`, at QoS 1, when it breaks."""
 
     def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes], *, retain_will: bool = True) -> None:
-        self.happenings = queue.SimpleQueue[Happening]()
+        self._heard = Happenings()
+        self.happenings: queue.SimpleQueue[Happening] = self._heard
         self._broker, self._client_id, self._will, self._retain_will = broker, client_id, will, retain_will
         self._client: paho.Client | None = None
 
@@ -72,14 +105,15 @@ class Connection:
         address = urlsplit(self._broker.url)
         if address.scheme not in ("mqtt", "mqtts") or not address.hostname:
             raise BadInput(f"broker url {self._broker.url[:80]!r}", "write mqtt://host:1883 or mqtts://host:8883")
-        client = self._client = self._made(secure=address.scheme == "mqtts")
-        port = address.port or (8883 if address.scheme == "mqtts" else 1883)
         try:
+            # a certificate or password that is being replaced may be half written: the next attempt reads anew
+            client = self._made(secure=address.scheme == "mqtts")
+            port = address.port or (8883 if address.scheme == "mqtts" else 1883)
             client.connect(address.hostname, port, keepalive=KEEPALIVE_S, **self._session())
-        except (OSError, ValueError) as exc:  # ValueError: a host name that is none
-            self._client = None
+        except (OSError, ValueError) as exc:  # ValueError: a host name or a text that is none
             self.happenings.put(Disconnected(f"{type(exc).__name__}: {exc}"))
             return
+        self._client = client
         client.loop_start()
 
     def subscribe(self, topics: list[str], *, qos: int = 0) -> None:
@@ -100,7 +134,8 @@ class Connection:
         if client is not None:
             client.on_disconnect = None
             client.disconnect()
-            client.loop_stop()
+            with contextlib.suppress(AttributeError):  # paho 2.1: its thread may end before loop_stop joins it
+                client.loop_stop()
 
     def _made(self, *, secure: bool) -> paho.Client:
         broker = self._broker
@@ -128,7 +163,7 @@ class Connection:
         return {"clean_start": True} if self._broker.version == 5 else {}
 
     def _listen(self, client: paho.Client) -> None:
-        put = self.happenings.put
+        put, offer = self._heard.put, self._heard.offer
 
         def on_connect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
             put(Disconnected(str(reason), refused=True) if reason.is_failure else Connected())
@@ -143,7 +178,7 @@ class Connection:
             put(Taken(mid, str(reason) if reason.is_failure else ""))
 
         def on_message(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-            put(Message(message.topic, bytes(message.payload), bool(message.retain)))
+            offer(Message(message.topic, bytes(message.payload), bool(message.retain)))
 
         client.on_connect, client.on_disconnect = on_connect, on_disconnect
         client.on_subscribe, client.on_publish, client.on_message = on_subscribe, on_publish, on_message

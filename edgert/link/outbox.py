@@ -132,9 +132,9 @@ class Outbox:
 
     def waiting(self, after: int, limit: int) -> list[Waiting]:
         """Return at most `limit` stored records whose number is above `after`, in order."""
+        sql = "SELECT seq, kind, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
         with self._lock:
-            rows = self._read("SELECT seq, kind, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [Waiting(*row) for row in rows]
+            return [Waiting(*row) for row in self._sturdy(lambda: self._read(sql, after, limit))]
 
     def settle(self, mark: Watermark) -> list[Range]:
         """Delete what a watermark says is committed; return what it misses of what is here.
@@ -144,14 +144,18 @@ class Outbox:
         with self._lock:
             return self._sturdy(lambda: self._settle(mark))
 
-    def is_old_copy(self, mark: Watermark) -> bool:
-        """Say whether the server has numbers that this store has yet to give: then it is a copy from the past."""
-        return mark.epoch == self.epoch and mark.upto >= self.following
+    def is_old_copy(self, mark: Watermark, sent: int | None = None) -> bool:
+        """Say whether the server has numbers that it cannot have from this store: then that is a copy from the past.
+
+        `sent` is the highest number sent since the program began; None where all that were given may have been.
+        """
+        known = self.following if sent is None else max(self._began, sent + 1)
+        return mark.epoch == self.epoch and mark.upto >= known
 
     def renumber(self) -> None:
         """Mint a new epoch, and give all that waits new numbers in it."""
         with self._lock:
-            self._begin_epoch(self._records(), ())
+            self._sturdy(self._renumber)
 
     def declare(self, at: Stamp) -> list[int]:
         """Store records that declare what is lost, if anything is; return their numbers."""
@@ -165,8 +169,9 @@ class Outbox:
 
     def depth(self) -> Depth:
         """Return how much waits."""
+        sql = "SELECT count(*), total(length(payload)), min(put_ms) FROM record"
         with self._lock:
-            ((count, size, oldest),) = self._read("SELECT count(*), total(length(payload)), min(put_ms) FROM record")
+            ((count, size, oldest),) = self._sturdy(lambda: self._read(sql))
         return Depth(count, int(size), 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000))
 
     def close(self) -> None:
@@ -210,6 +215,7 @@ class Outbox:
             following = upto + 1
         self.boot = int(known.get("boot", 0)) + 1
         self._sent = int(known.get("sent", 0))
+        self._began = following
         self._numbers = Numbers(epoch, following, self._file, durable=self.on_disk)
         state = {"epoch": epoch, "following": following, "boot": self.boot, "clean": 0, "machine": machine}
         with self._transaction() as run:
@@ -368,8 +374,18 @@ class Outbox:
         """Return all that waits, readable again."""
         return [decode(payload, kind) for kind, payload in self._read("SELECT kind, payload FROM record ORDER BY seq")]
 
+    def _renumber(self) -> None:
+        """Begin an epoch; of the old one what the lost store may have given besides will not come either."""
+        upto = self._file.upto.get(self.epoch, 0) if self._file is not None else 0
+        beyond = [(self.epoch, self.following, upto, "store")] if upto >= self.following else []
+        self._begin_epoch(self._records(), beyond)
+
     def _begin_epoch(self, records: Sequence[Record], lost: Sequence[tuple[bytes, int, int, str]]) -> None:
-        """Store `records` under the numbers of a new epoch, in place of all that was there."""
+        """Store `records` under the numbers of a new epoch, in place of all that was there; their old ones are lost."""
+        epochs = {record.epoch for record in records}
+        given = {epoch: as_ranges(record.seq for record in records if record.epoch == epoch) for epoch in epochs}
+        lost = [*lost, *((epoch, *pair, "store") for epoch, ranges in given.items() for pair in ranges)]
+        self._began = 1
         self._numbers = Numbers(mint_epoch(), 1, self._file, durable=self.on_disk)
         self._sent = 0
         with self._transaction() as run:

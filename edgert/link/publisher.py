@@ -37,6 +37,8 @@ SILENCE_S = 30.0
 """Without a watermark for so long, what was sent is sent again."""
 
 TICK_S = 0.2
+HEARD_AT_ONCE = 64
+"""So much is heard before something is sent again, however much comes down."""
 
 
 class Link(Protocol):
@@ -104,6 +106,7 @@ class Publisher:
         chance: Callable[[], float] = random.random,
         on_message: Callable[[str, bytes], None] | None = None,
         allowance: Callable[[], float | None] = lambda: None,
+        mark_wait_s: float = WATERMARK_WAIT_S,
     ) -> None:
         self.counters = Counters()
         self._allowance = allowance
@@ -113,8 +116,10 @@ class Publisher:
         self._clock, self._wall, self._chance, self._on_message = clock, wall, chance, on_message
         self._state: _Sending | None = None
         self._born: tuple[bytes, int] | None = None
+        self._mark_wait_s = mark_wait_s
         self._hint_ms, self._attempt = 0, 0
-        self._stopping, self._wake = threading.Event(), threading.Event()
+        self._sent = (b"", 0)
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgert-link", daemon=True)
 
     def start(self) -> None:
@@ -166,7 +171,7 @@ class Publisher:
         self.counters.connects += 1
         self._link.subscribe([f"{self._address.root}/dn/{kind}" for kind in ("ack", "desired", "cmd")])
         mark = self._retained_mark()
-        if mark is not None and self._outbox.is_old_copy(mark):
+        if mark is not None and self._is_old_copy(mark):
             self._outbox.renumber()
         self._be_born()
         self._outbox.begin_sending()
@@ -197,7 +202,7 @@ class Publisher:
 
     def _retained_mark(self) -> Watermark | None:
         """Return the watermark that the broker kept; None where there is none of this epoch in time."""
-        until = self._clock() + WATERMARK_WAIT_S
+        until = self._clock() + self._mark_wait_s
         while not self._stopping.is_set() and self._clock() < until:
             found = self._next(TICK_S)
             if isinstance(found, Disconnected):
@@ -215,6 +220,13 @@ class Publisher:
         if self._on_message is not None and message.topic != self._address.down("ack"):
             self._on_message(message.topic, message.payload)
 
+    def _is_old_copy(self, mark: Watermark) -> bool:
+        return self._outbox.is_old_copy(mark, self._sent_of(mark.epoch))
+
+    def _sent_of(self, epoch: bytes) -> int:
+        """Return the highest number of an epoch that was handed over since the program began."""
+        return self._sent[1] if self._sent[0] == epoch else 0
+
     def _be_born(self) -> None:
         """Number a birth where this boot, or a new epoch, has none yet."""
         key = (self._outbox.epoch, self._outbox.boot)
@@ -230,22 +242,25 @@ class Publisher:
             if self._clock() - state.declared_s >= TICK_S:
                 self._outbox.declare(self._stamp())
                 state.declared_s = self._clock()
-            if self._clock() - state.heard_s > SILENCE_S or state.epoch != self._outbox.epoch:
+            if self._clock() - state.heard_s > SILENCE_S:
                 self._begin_anew(state)
             self._send(state)
-            found = self._next(TICK_S)
-            while found is not None:
+            for turn in range(HEARD_AT_ONCE):
+                found = self._next(0 if turn else TICK_S)
+                if found is None:
+                    break
                 if isinstance(found, Disconnected):
                     self.counters.last_error = found.reason
                     return found.refused
                 self._hear(state, found)
-                found = self._next(0)
             self.counters.cpu_s = time.thread_time()
         self._link.publish(self._address.status, self._presence(on=False), retain=True)
         return False
 
     def _begin_anew(self, state: _Sending) -> None:
         """Send all that waits, whatever was sent: the server is silent, or the numbers are those of another epoch."""
+        if state.epoch != self._outbox.epoch:
+            state.in_flight.clear()
         state.epoch, state.sent_upto, state.heard_s = self._outbox.epoch, 0, self._clock()
         state.again.clear()
         state.fetched.clear()
@@ -284,12 +299,17 @@ class Publisher:
         if mark.epoch != self._outbox.epoch:
             return
         state.heard_s = self._clock()
+        if self._is_old_copy(mark):  # the broker had forgotten the mark when this connection began
+            self._outbox.renumber()
+            return
         on_way = set(state.in_flight.values())
         missing = self._outbox.settle(mark)
         state.again = [(first, last) for first, last in missing if not on_way.intersection(range(first, last + 1))]
 
     def _send(self, state: _Sending) -> None:
         """Hand over records until enough are on their way: first those that are missing, then new ones."""
+        if state.epoch != self._outbox.epoch:
+            self._begin_anew(state)
         while len(state.in_flight) < IN_FLIGHT:
             left = self._allowance()
             if left is not None and left <= 0:
@@ -301,6 +321,7 @@ class Publisher:
             if mid is None:
                 return
             state.in_flight[mid] = one.seq
+            self._sent = (state.epoch, max(one.seq, self._sent_of(state.epoch)))
             self.counters.sent += 1
             self.counters.sent_bytes += len(one.payload)
 

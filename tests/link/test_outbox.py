@@ -1,5 +1,6 @@
 """The outbox: nothing that got a number vanishes silently, whatever happens to process, disk and server."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -174,6 +175,19 @@ def test_restored_copy_is_recognised_and_renumbered(path):
     epoch = outbox.epoch
     outbox.close()
     assert Outbox(path).epoch == epoch
+
+
+def test_old_copy_is_recognised_by_what_was_sent_not_by_what_was_given_meanwhile(path):
+    """It gave more numbers since it began than the server has; none of them was sent, so they are not these."""
+    outbox = Outbox(path)
+    outbox.put([event("a"), event("b")])
+    outbox.close()
+    again = Outbox(path)
+    again.put([event(str(number)) for number in range(10)])
+    assert not again.is_old_copy(mark(again, 2), sent=0)
+    assert again.is_old_copy(mark(again, 3), sent=0)
+    assert not again.is_old_copy(mark(again, 7), sent=7)
+    assert again.is_old_copy(mark(again, 8), sent=7)
 
 
 def test_damaged_file_is_set_aside_and_its_numbers_are_declared(path):
@@ -488,3 +502,33 @@ def test_full_disk_goes_on_in_memory_and_all_numbers_are_accounted_for(small_dis
     assert {(second, one.seq) for one in found} <= lost
     assert {(first, one) for one in range(1, count)} <= lost
     assert again.epoch not in (first, second)
+
+
+@pytest.mark.parametrize("what", ["settle", "declare", "renumber"])
+def test_full_disk_ends_neither_watermarks_nor_declarations(small_disk, what):
+    """Not only `put` writes: whatever finds the disk full goes on in memory, and every old number is accounted for."""
+    outbox = Outbox(small_disk / "outbox.db", Limits(max_bytes=2_000))
+    first = outbox.epoch
+    numbers = [outbox.put([log(os.urandom(200).hex())])[0] for _ in range(10)]
+    committed = outbox.waiting(0, 1)[0].seq
+    outbox._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else there is room in the log
+    with (small_disk / "ballast").open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(512))
+    calls = {"settle": lambda: outbox.settle(mark(outbox, committed)), "renumber": outbox.renumber}
+    calls.get(what, lambda: outbox.declare(AT))()
+    (small_disk / "ballast").unlink()
+    assert not outbox.on_disk
+    outbox.declare(AT)
+    assert {(first, one) for one in numbers} <= lost_in(records(outbox))
+
+
+def test_renumbered_records_declare_their_old_numbers_lost(path):
+    """And those that the lost store may have given beyond; a record that is there counts all the same."""
+    outbox = Outbox(path)
+    outbox.put([event("a"), event("b"), event("c")])
+    outbox.settle(mark(outbox, 1))
+    first = outbox.epoch
+    outbox.renumber()
+    outbox.declare(AT)
+    assert lost_in(records(outbox)) == {(first, number) for number in range(2, BLOCK + 1)}
