@@ -6,7 +6,7 @@ The bins are those of the bundle's reference profile. Storing and sending is lef
 import math
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +25,15 @@ MOST_VALUES = 256
 
 SHARE = 0.01
 LEAST_COST_S = 20e-6
-LOOK_SHARE = 0.5
-"""Telemetry may take `SHARE` of a call, or `LEAST_COST_S`, whichever is more: `LOOK_SHARE` of that for looking at
-tensors, which it does for fewer calls where it takes longer, the rest for counting every call."""
+SAFETY = 0.6
+"""Telemetry may take `SHARE` of a call, or `LEAST_COST_S`, whichever is more. Each call is timed and counted; its
+tensors are looked at where what earlier calls left over is enough. `SAFETY` of it is spent: calling costs, too."""
+
+MOST_LOOKS = 4.0
+"""So many looks can be saved up, and so much debt is remembered: that a process was put to sleep is no cost."""
+
+COUNTED_AT_ONCE = 256
+"""Times are kept as they are, and counted so many at a time: that costs a tenth."""
 
 MOST_CATEGORIES = 32
 ENTROPY_BINS = 10
@@ -48,6 +54,15 @@ class LogCounts:
             self.counts[math.ceil(math.log(value) / _LOG_BASE)] += 1
         else:
             self.zeros += 1
+
+    def add_many(self, values: Sequence[float]) -> None:
+        """Count values, for much less than one by one."""
+        numbers = np.asarray(values, np.float64)
+        positive = numbers[numbers > 0]
+        self.zeros += numbers.size - positive.size
+        buckets, counts = np.unique(np.ceil(np.log(positive) / _LOG_BASE).astype(np.int64), return_counts=True)
+        for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
+            self.counts[bucket] += count
 
     def sketch(self) -> LogSketch:
         """Return what was counted."""
@@ -81,12 +96,22 @@ class _Window:
     """What was counted since the last `window`."""
 
     begun_s: float
-    times: defaultdict[str, LogCounts] = field(default_factory=lambda: defaultdict(LogCounts))
+    times: dict[str, LogCounts] = field(default_factory=dict)
+    pending: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)
     bins: dict[str, _Bins] = field(default_factory=dict)
     classes: dict[str, Counter[str]] = field(default_factory=dict)
     calls: int = 0
     looked_at: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+
+    def count(self) -> None:
+        """Count the times that are pending."""
+        pending, self.pending = self.pending, []
+        names = {name for _, others in pending for name in others}
+        found = {"run": [run_s for run_s, _ in pending]} if pending else {}
+        found |= {name: [others[name] for _, others in pending if name in others] for name in names}
+        for name, values in found.items():
+            self.times.setdefault(f"{name}_seconds", LogCounts()).add_many(values)
 
 
 @dataclass(frozen=True)
@@ -117,23 +142,24 @@ class Telemetry:
         self._share = SHARE if share is None else min(share, SHARE)
         self._lock = threading.Lock()
         self._window = _Window(clock())
-        self._every, self._until_look, self._cost_s = 1, 0, 0.0
+        self._look_s, self._left_s = 0.0, 0.0
 
     def called(self, run_s: float, inputs: Mapping[str, Array], outputs: Mapping[str, Array], **other_s: float) -> None:
         """Count a call that took `run_s` seconds; `other_s` may be pre=, post= and queue= seconds around it."""
         with self._lock:
-            window = self._window
+            begun, window = self._clock(), self._window
             window.calls += 1
-            for name, seconds in (("run", run_s), *other_s.items()):
-                window.times[f"{name}_seconds"].add(seconds)
-            if self._until_look > 0:
-                self._until_look -= 1
-                return
-            begun = self._clock()
-            self._look(window, inputs, outputs)
-            self._cost_s += (self._clock() - begun - self._cost_s) * (0.2 if window.looked_at > 1 else 1.0)
-            self._every = max(1, math.ceil(self._cost_s / (LOOK_SHARE * max(self._share * run_s, LEAST_COST_S))))
-            self._until_look = self._every - 1
+            window.pending.append((run_s, other_s))
+            if len(window.pending) >= COUNTED_AT_ONCE:
+                window.count()
+            self._left_s += SAFETY * max(self._share * run_s, LEAST_COST_S)
+            if self._left_s >= self._look_s:
+                look = self._clock()
+                self._look(window, inputs, outputs)
+                took = self._clock() - look
+                self._look_s += (took - self._look_s) * (0.2 if self._look_s else 1.0)
+            most = MOST_LOOKS * self._look_s
+            self._left_s = min(max(self._left_s - (self._clock() - begun), -most), most)
 
     def failed(self, code: str) -> None:
         """Count a call that ended in an error, by its stable code."""
@@ -145,6 +171,7 @@ class Telemetry:
         with self._lock:
             now = self._clock()
             window, self._window = self._window, _Window(now)
+        window.count()
         sketches: dict[str, Sketch] = {name: counts.sketch() for name, counts in window.times.items()}
         sketches |= {name: bins.sketch() for name, bins in window.bins.items()}
         sketches |= {name: Categories(dict(counts)) for name, counts in window.classes.items()}

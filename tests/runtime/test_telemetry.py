@@ -117,8 +117,8 @@ def test_classes_beyond_the_most_are_counted_as_others():
     assert counts[""] == 200 - MOST_CATEGORIES
 
 
-def test_short_calls_are_looked_at_less_often(reference):
-    """Looking costs 1 ms by this clock, half of 1 % of a call 50 us: every twentieth is looked at, every one timed."""
+def test_calls_are_looked_at_as_often_as_their_time_has_room_for(reference):
+    """By this clock counting costs 1 ms and looking 2 ms more: of 0.6 times 2.5 ms it is paid for each fourth call."""
     now = [0.0]
 
     def clock() -> float:
@@ -126,11 +126,50 @@ def test_short_calls_are_looked_at_less_often(reference):
         return now[0]
 
     telemetry = Telemetry(reference, clock=clock)
+    begun = now[0]
     for seed in range(100):
-        call(telemetry, seed, seconds=0.010)
+        call(telemetry, seed, seconds=0.25)
+    spent = now[0] - begun
     told = telemetry.window()
-    assert told.looked_at == 5
+    assert 24 <= told.looked_at <= 26
+    assert spent - 0.1 <= 100 * 0.0025  # what is between two calls is not telemetry's: a millisecond of this clock
     assert told.calls == sum(told.sketches.sketches["run_seconds"].counts) == 100
+
+
+def test_calls_too_short_to_look_at_are_timed_all_the_same(reference):
+    """Counting alone takes all that there is: the first call is looked at, the others are not."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    telemetry = Telemetry(reference, clock=clock)
+    for seed in range(600):
+        call(telemetry, seed, seconds=0.001)
+    told = telemetry.window()
+    assert told.looked_at == 1
+    assert told.calls == sum(told.sketches.sketches["run_seconds"].counts) == 600
+
+
+def test_a_process_that_was_put_to_sleep_looks_again_soon(reference):
+    """A second in one look is a debt of a few looks, not of an hour."""
+    ticks = iter([0.0, *([0.0] * 8), *([1.0] * 100_000)])
+    telemetry = Telemetry(reference, clock=lambda: next(ticks))
+    for seed in range(20):
+        call(telemetry, seed, seconds=0.01)
+    assert telemetry.window().looked_at > 1
+
+
+def test_times_that_are_counted_together_are_counted_as_one_by_one():
+    """Any number of them, zeros and negative ones included."""
+    values = [*np.random.default_rng(2).lognormal(-5, 2, 1000).tolist(), 0.0, -1.0]
+    together, single = LogCounts(), LogCounts()
+    together.add_many(values)
+    together.add_many([])
+    for value in values:
+        single.add(value)
+    assert together.sketch() == single.sketch()
 
 
 def test_errors_are_counted_by_code_and_windows_begin_empty(reference):
