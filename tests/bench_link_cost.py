@@ -1,8 +1,8 @@
 """What telemetry costs a model: microseconds a call inside `Telemetry.called`, and turns with and without it.
 
 The bar is 1 % of the run's time or 20 us, whichever is more. Telemetry's time is the mean over all calls of a turn,
-those that look at tensors included, set against the runs of the same turn; figures are medians over turns. The difference
-between turns with and without it shows what else it might disturb, and is no finer than the noise of the machine.
+those that look at tensors included, set against the runs of the same turn; figures are medians over turns. What turns
+with it take longer shows what else it might disturb, and is no finer than the noise of the machine.
 """
 
 import statistics

@@ -152,10 +152,10 @@ class Outbox:
         known = self.following if sent is None else max(self._began, sent + 1)
         return mark.epoch == self.epoch and mark.upto >= known
 
-    def renumber(self) -> None:
-        """Mint a new epoch, and give all that waits new numbers in it."""
+    def renumber(self, first: Sequence[tuple[Stamp, Body]] = ()) -> None:
+        """Mint a new epoch that begins with `first`, and give all that waits new numbers in it."""
         with self._lock:
-            self._sturdy(self._renumber)
+            self._sturdy(lambda: self._renumber(first))
 
     def declare(self, at: Stamp) -> list[int]:
         """Store records that declare what is lost, if anything is; return their numbers."""
@@ -374,16 +374,20 @@ class Outbox:
         """Return all that waits, readable again."""
         return [decode(payload, kind) for kind, payload in self._read("SELECT kind, payload FROM record ORDER BY seq")]
 
-    def _renumber(self) -> None:
+    def _renumber(self, first: Sequence[tuple[Stamp, Body]]) -> None:
         """Begin an epoch; of the old one what the lost store may have given besides will not come either."""
+        new = [Record(self.epoch, 0, self.boot, at, body) for at, body in first]
         upto = self._file.upto.get(self.epoch, 0) if self._file is not None else 0
         beyond = [(self.epoch, self.following, upto, "store")] if upto >= self.following else []
-        self._begin_epoch(self._records(), beyond)
+        self._begin_epoch([*new, *self._records()], beyond)
 
     def _begin_epoch(self, records: Sequence[Record], lost: Sequence[tuple[bytes, int, int, str]]) -> None:
         """Store `records` under the numbers of a new epoch, in place of all that was there; their old ones are lost."""
         epochs = {record.epoch for record in records}
-        given = {epoch: as_ranges(record.seq for record in records if record.epoch == epoch) for epoch in epochs}
+        given = {
+            epoch: as_ranges(record.seq for record in records if record.epoch == epoch and record.seq)
+            for epoch in epochs
+        }
         lost = [*lost, *((epoch, *pair, "store") for epoch, ranges in given.items() for pair in ranges)]
         self._began = 1
         self._numbers = Numbers(mint_epoch(), 1, self._file, durable=self.on_disk)

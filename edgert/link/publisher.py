@@ -172,7 +172,7 @@ class Publisher:
         self._link.subscribe([f"{self._address.root}/dn/{kind}" for kind in ("ack", "desired", "cmd")])
         mark = self._retained_mark()
         if mark is not None and self._is_old_copy(mark):
-            self._outbox.renumber()
+            self._renumber()
         self._be_born()
         self._outbox.begin_sending()
         self._state = _Sending(self._outbox.epoch, heard_s=self._clock())
@@ -226,6 +226,11 @@ class Publisher:
     def _sent_of(self, epoch: bytes) -> int:
         """Return the highest number of an epoch that was handed over since the program began."""
         return self._sent[1] if self._sent[0] == epoch else 0
+
+    def _renumber(self) -> None:
+        """Give what waits new numbers in a new epoch, behind a birth."""
+        self._outbox.renumber([(self._stamp(), self._birth())])
+        self._born = (self._outbox.epoch, self._outbox.boot)
 
     def _be_born(self) -> None:
         """Number a birth where this boot, or a new epoch, has none yet."""
@@ -300,7 +305,7 @@ class Publisher:
             return
         state.heard_s = self._clock()
         if self._is_old_copy(mark):  # the broker had forgotten the mark when this connection began
-            self._outbox.renumber()
+            self._renumber()
             return
         on_way = set(state.in_flight.values())
         missing = self._outbox.settle(mark)

@@ -168,10 +168,14 @@ def test_restored_copy_is_recognised_and_renumbered(path):
     assert not outbox.is_old_copy(mark(outbox, 2))
     assert outbox.is_old_copy(mark(outbox, 3))
     assert outbox.is_old_copy(mark(outbox, 9, (1, 2)))
-    outbox.renumber()
+    outbox.renumber([(AT, BIRTH)])
     assert outbox.epoch != old
-    assert [(one.seq, one.body.events[0].details["text"]) for one in records(outbox)] == [(1, "a"), (2, "b")]
+    first, *rest = records(outbox)
+    assert (first.seq, first.body) == (1, BIRTH)
+    assert [(one.seq, one.body.events[0].details["text"]) for one in rest] == [(2, "a"), (3, "b")]
     assert {one.epoch for one in records(outbox)} == {outbox.epoch}
+    outbox.declare(AT)
+    assert min(number for epoch, number in lost_in(records(outbox)) if epoch == old) == 1
     epoch = outbox.epoch
     outbox.close()
     assert Outbox(path).epoch == epoch
