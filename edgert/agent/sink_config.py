@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edgert.link.settings import Broker
 from edgert.strict_toml import Table
@@ -72,8 +73,16 @@ def parse_broker(table: Table, folder: Path) -> Broker:
     def file(key: str) -> Path | None:
         return folder / table.text(key) if table.has(key) else None
 
+    url = table.text("url")
+    try:
+        address = urlsplit(url)
+        known = address.scheme in ("mqtt", "mqtts") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is no number, a bracket too many
+        known = False
+    if not known:
+        raise table.error("url", f"is '{url[:80]}'", "write mqtt://host:1883 or mqtts://host:8883")
     return Broker(
-        url=table.text("url"),
+        url=url,
         username=table.text("username") if table.has("username") else "",
         password_file=file("password_file"),
         ca_file=file("ca_file"),

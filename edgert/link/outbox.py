@@ -46,6 +46,9 @@ SPILL_AT = 0.8
 """An outbox that spills goes to disk at this share of what memory may hold."""
 
 SPILL_AGAIN_S = 300.0
+JUMP_S = 30.0
+"""A wall clock that moves so much more or less than the monotonic one was set."""
+
 FREE_PAGES = 256
 
 T = TypeVar("T")
@@ -87,9 +90,11 @@ class Outbox:
         clock: Callable[[], float] = time.time,
         *,
         sign: Sign | None = None,
+        mono: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits, self._sign = limits, sign
-        self._path, self._clock, self._lock = path, clock, threading.Lock()
+        self._path, self._clock, self._mono, self._lock = path, clock, mono, threading.Lock()
+        self._read_at = clock(), mono()
         self._spills = path is not None and limits.spill_s is not None
         self._schemas, self._online, self._sent = dict[bytes, Schema](), False, 0
         self._spill_again_s = 0.0
@@ -320,9 +325,18 @@ class Outbox:
     def _put(self, items: Sequence[tuple[Stamp, Body]]) -> list[int]:
         with self._transaction() as run:
             records = [Record(self.epoch, 0, self.boot, at, body) for at, body in items]
+            self._follow_clock(run)
             numbers = [self._insert(run, record) for record in records]
             self._make_room(run)
         return numbers
+
+    def _follow_clock(self, run: Run) -> None:
+        """Move what was put since the start where the wall clock jumped: nothing gets old by being given the time."""
+        wall, mono = self._clock(), self._mono()
+        jump_s = (wall - self._read_at[0]) - (mono - self._read_at[1])
+        if abs(jump_s) > JUMP_S:
+            run("UPDATE record SET put_ms = put_ms + ? WHERE seq >= ?", (int(jump_s * 1000), self._began))
+        self._read_at = wall, mono
 
     def _insert(self, run: Run, record: Record) -> int:
         """Store a record under the next number."""

@@ -147,6 +147,9 @@ def test_agent_speaks_sparkplug_and_to_home_assistant(tmp_path):
         ('kind = "otel"\nurl = "http://h"\nlisten = "x"', "listen"),
         ('path = "x"', r"'sink\[0\]\.kind' is missing"),
         ('kind = "sparkplug"', r"'sink\[0\]\.url' is missing"),
+        ('kind = "sparkplug"\nurl = "http://h"', "write mqtt://host:1883"),
+        ('kind = "sparkplug"\nurl = "mqtt://h:port"', "write mqtt://host:1883"),
+        ('kind = "home-assistant"\nurl = "mqtt:///x"', "write mqtt://host:1883"),
     ],
 )
 def test_config_names_the_key_of_a_sink_that_is_wrong(tmp_path, sink, reason):

@@ -150,7 +150,7 @@ def test_declarations_of_loss_outlive_a_cap_of_nothing(path):
 def test_records_too_old_are_dropped_and_declared(path):
     """Past the age nobody wants them."""
     now = [1000.0]
-    outbox = Outbox(path, Limits(max_age_s=60), lambda: now[0])
+    outbox = Outbox(path, Limits(max_age_s=60), lambda: now[0], mono=lambda: now[0])
     outbox.put([event("old")])
     now[0] += 61
     outbox.put([event("new")])
@@ -158,6 +158,25 @@ def test_records_too_old_are_dropped_and_declared(path):
     assert outbox.depth().oldest_s == 0
     outbox.declare(AT)
     assert lost_in(records(outbox)) == {(outbox.epoch, 1)}
+
+
+def test_clock_that_is_set_makes_nothing_old(path):
+    """A board begins in 1970, NTP gives it the time: what waits is minutes old, not decades, and ages from there."""
+    wall, mono = [100.0], [100.0]
+    outbox = Outbox(path, Limits(max_age_s=3600), lambda: wall[0], mono=lambda: mono[0])
+    outbox.put([event("old")])
+    wall[0], mono[0] = 1_790_000_000.0, 160.0
+    outbox.put([event("new")])
+    assert [one.seq for one in outbox.waiting(0, 10)] == [1, 2]
+    assert outbox.depth().oldest_s == pytest.approx(60, abs=0.01)
+    wall[0], mono[0] = wall[0] + 3570, mono[0] + 3570
+    outbox.put([event("newer")])
+    assert [one.seq for one in outbox.waiting(0, 10)] == [2, 3]
+    wall[0] -= 1_000_000
+    outbox.put([event("back")])
+    wall[0], mono[0] = wall[0] + 3610, mono[0] + 3610
+    outbox.put([event("last")])
+    assert [one.seq for one in outbox.waiting(0, 10)] == [5]
 
 
 def test_restored_copy_is_recognised_and_renumbered(path):
@@ -346,7 +365,7 @@ def test_disk_that_others_filled_gets_space_back(path, monkeypatch):
 def test_outbox_that_spills_writes_nothing_while_the_server_answers(path):
     """Records come and go in memory; the file stays as it was when it was opened."""
     now, before = [1000.0], dict[str, bytes]()
-    outbox = Outbox(path, Limits(spill_s=600), lambda: now[0])
+    outbox = Outbox(path, Limits(spill_s=600), lambda: now[0], mono=lambda: now[0])
     assert not outbox.on_disk
     for number in range(1, 201):
         outbox.put([event(str(number))])
@@ -360,7 +379,7 @@ def test_outbox_that_spills_writes_nothing_while_the_server_answers(path):
 def test_outbox_that_spills_goes_to_disk_when_the_server_stays_away_and_back(path):
     """After a time, or when memory is full; all is there for the next start; once it is empty it is memory again."""
     now = [1000.0]
-    outbox = Outbox(path, Limits(spill_s=600, ram_bytes=50_000), lambda: now[0])
+    outbox = Outbox(path, Limits(spill_s=600, ram_bytes=50_000), lambda: now[0], mono=lambda: now[0])
     outbox.put([event("a")])
     now[0] += 599
     outbox.put([event("b")])
@@ -409,7 +428,7 @@ def test_outbox_that_spills_stores_all_when_it_is_closed_and_declares_what_a_cra
 def test_outbox_that_cannot_spill_keeps_memory_and_tries_again(path, monkeypatch):
     """The disk is full when it should go there: an event says so, nothing is lost, minutes later it works."""
     now = [1000.0]
-    outbox = Outbox(path, Limits(spill_s=60), lambda: now[0])
+    outbox = Outbox(path, Limits(spill_s=60), lambda: now[0], mono=lambda: now[0])
     outbox.put([event("a")])
     now[0] += 61
 
