@@ -73,6 +73,7 @@ class DeviceProcess:
         if self._jumps:
             environ |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
             environ |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+            environ |= {"FAKETIME_DISABLE_SHM": "1"}  # a killed process would leave it behind
         command = [sys.executable, "-m", "tests.link.chaos_device", json.dumps(self._settings)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, cwd=self._folder)

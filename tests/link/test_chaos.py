@@ -91,8 +91,8 @@ def test_produced_is_committed_plus_declared_lost_after_random_faults(block, tmp
 
 
 @pytest.mark.parametrize("days", [20, -20])
-def test_clock_that_jumps_while_nobody_is_there_loses_nothing_silently(days, tmp_path):
-    """Forwards: what has become too old is declared lost. Back: nothing is, and all is committed."""
+def test_clock_that_jumps_while_nobody_is_there_loses_nothing(days, tmp_path):
+    """Forwards further than records may be old, and back: a clock that was set makes nothing old, all is committed."""
     if FAKETIME is None:
         pytest.skip("libfaketime is not installed; run .ci/system-packages")
     broker = KINDS["mosquitto-5"](tmp_path)
@@ -109,7 +109,7 @@ def test_clock_that_jumps_while_nobody_is_there_loses_nothing_silently(days, tmp
         device.recover()
         assert until(device.ended), device.log()
         assert device.wrong(server) == []
-        assert bool(server.account("d").lost) == (days > 0)
+        assert server.account("d").lost == []
     finally:
         device.close()
         server.kill()
